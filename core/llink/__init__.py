@@ -1,0 +1,25 @@
+"""LLINK: languages as modalities for a frozen decoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llink.engine import Engine
+    from llink.errors import LlinkError
+
+__version__ = "0.1.0"
+__all__ = ["Engine", "LlinkError", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch is imported only when the engine is asked for, so that `llink --help` stays instant.
+    if name == "Engine":
+        from llink.engine import Engine
+
+        return Engine
+    if name == "LlinkError":
+        from llink.errors import LlinkError
+
+        return LlinkError
+    raise AttributeError(f"module 'llink' has no attribute '{name}'")

@@ -1,0 +1,90 @@
+"""The bridge of a language adapter: projector, slot injector and reserved rows as one module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llink.injectors import build_injector
+from llink.interfaces import Decoder, Encoder
+from llink.projectors import build_projector
+from llink.recipe import InjectorChoice, ProjectorChoice
+
+
+class Bridge(nn.Module):
+    """Encoder features -> K slots in the decoder's embedding space.
+
+    Args:
+        encoder_size: H. decoder_size: D.
+        projector, injector: the recipe's choices.
+        slot_norm: median norm of the decoder's embedding rows.
+    """
+
+    reserved: Tensor
+
+    def __init__(
+        self,
+        encoder_size: int,
+        decoder_size: int,
+        projector: ProjectorChoice,
+        injector: InjectorChoice,
+        slot_norm: float,
+    ) -> None:
+        super().__init__()
+        self.config = {
+            "encoder_size": encoder_size,
+            "decoder_size": decoder_size,
+            "projector": projector.model_dump(),
+            "injector": injector.model_dump(),
+            "slot_norm": slot_norm,
+        }
+        self.projector = build_projector(
+            projector.kind,
+            encoder_size=encoder_size,
+            decoder_size=decoder_size,
+            hidden=projector.hidden,
+            dropout=projector.dropout,
+        )
+        self.injector = build_injector(
+            injector.kind,
+            encoder_size=encoder_size,
+            decoder_size=decoder_size,
+            slots=injector.slots,
+            slot_norm=slot_norm,
+            **injector.options,
+        )
+        self.register_buffer("reserved", torch.zeros(injector.slots, decoder_size))
+
+    @classmethod
+    def create(cls, encoder: Encoder, decoder: Decoder, projector: ProjectorChoice, injector: InjectorChoice) -> Bridge:
+        """A fresh bridge; its reserved rows are the mean of the decoder's embedding rows, as for a new token."""
+        rows = decoder.embedding_matrix().detach().float()
+        bridge = cls(encoder.hidden_size, decoder.hidden_size, projector, injector, float(rows.norm(dim=1).median()))
+        bridge.reserved.copy_(rows.mean(0).expand_as(bridge.reserved))
+        return bridge
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Bridge:
+        """A bridge of the stated sizes, weights not yet filled in."""
+        return cls(
+            config["encoder_size"],
+            config["decoder_size"],
+            ProjectorChoice(**config["projector"]),
+            InjectorChoice(**config["injector"]),
+            config["slot_norm"],
+        )
+
+    @property
+    def slots(self) -> int:
+        """K."""
+        return self.injector.slots
+
+    def forward(self, pooled: Tensor, states: Tensor | None, mask: Tensor | None) -> Tensor:
+        """zF ``[B, H]`` (and states ``[B, T, H]``, mask ``[B, T]``) -> slots ``[B, K, D]``."""
+        return self.injector(self.projector(pooled), states, mask)
+
+    def aligned(self, pooled: Tensor) -> Tensor:
+        """zF ``[B, H]`` -> unit vectors ``[B, D]`` in the centred teacher space, for retrieval."""
+        return nn.functional.normalize(self.projector(pooled), dim=-1)

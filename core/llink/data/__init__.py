@@ -1,0 +1,1 @@
+"""Parallel pairs and instructions."""

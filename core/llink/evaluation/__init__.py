@@ -1,0 +1,1 @@
+"""Evaluators, one a file; each returns plain numbers under stable names."""

@@ -1,0 +1,59 @@
+"""Where LLINK keeps its files, and how it writes them so that no reader sees half of one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from pathlib import Path
+
+from llink.errors import LlinkError
+
+
+def home() -> Path:
+    """``$LLINK_HOME``, or ``~/.cache/llink``; the folder need not exist yet."""
+    place = os.environ.get("LLINK_HOME")
+    return Path(place).expanduser().absolute() if place else Path.home() / ".cache" / "llink"
+
+
+def ensure_folder(path: Path) -> Path:
+    """``path``, made with its parents and proven writable.
+
+    Raises:
+        LlinkError: E112 when it cannot be written to, E113 when the disk is full.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise write_error(path, error) from error
+    return path
+
+
+def atomic_write(path: Path, text: str) -> None:
+    """Write ``text`` to a file beside ``path`` and rename it into place.
+
+    Raises:
+        LlinkError: E112 when the folder cannot be written to, E113 when the disk is full.
+    """
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        if os.path.lexists(draft):
+            draft.unlink()
+
+
+def write_error(path: Path, error: OSError) -> LlinkError:
+    """E113 for a full disk, E112 for anything else that stopped a write to ``path``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return LlinkError("E113", f"No space left for {path}.", "Free some disk, or set LLINK_HOME to another one.")
+    return LlinkError(
+        "E112", f"Cannot write to {path}: {error.strerror or error}.", "Set LLINK_HOME to a folder you may write to."
+    )

@@ -1,0 +1,25 @@
+"""The pluggy hooks: what a plugin may register."""
+
+from __future__ import annotations
+
+import pluggy
+
+from llink.interfaces import DecoderBackend, EncoderBackend, Language
+
+hookspec = pluggy.HookspecMarker("llink")
+hookimpl = pluggy.HookimplMarker("llink")
+
+
+@hookspec
+def llink_languages() -> list[Language]:  # type: ignore[empty-body]
+    """Languages that this plugin brings."""
+
+
+@hookspec
+def llink_encoders() -> list[EncoderBackend]:  # type: ignore[empty-body]
+    """Encoder backends that this plugin brings."""
+
+
+@hookspec
+def llink_decoders() -> list[DecoderBackend]:  # type: ignore[empty-body]
+    """Decoder backends that this plugin brings."""

@@ -1,0 +1,211 @@
+"""What a plugin may provide: Encoder, Decoder, Projector, SlotInjector, Loss, Language.
+
+Shapes: B batch, T tokens, K slots, H encoder hidden size, D decoder hidden size.
+torch is imported for type checking only, so that listing plugins stays instant.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor, nn
+
+
+@dataclass
+class Encoded:
+    """What an encoder makes of B texts.
+
+    Attributes:
+        states: token states, ``[B, T, H]``; rows beyond a text's length hold zeros.
+        mask: ``[B, T]`` bool, True on the text's own tokens (no BOS, no padding).
+        pooled: one sentence vector a text, ``[B, H]`` (zF in the paper).
+    """
+
+    states: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+
+class Encoder(ABC):
+    """A frozen multilingual encoder: texts in, token states and sentence vectors out."""
+
+    name: str
+    hidden_size: int
+    max_tokens: int
+    fingerprint: str
+    """sha256 over the weights; an adapter is refused on another one."""
+    signature: str
+    """Everything that decides the features (fingerprint, layer, pooling, limit): the cache key."""
+
+    @abstractmethod
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Number of encoder tokens of each text, before any truncation."""
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Encode B texts without gradients; text beyond ``max_tokens`` is cut off."""
+
+
+class Decoder(ABC):
+    """A frozen decoder-only language model with its tokenizer and chat template."""
+
+    name: str
+    hidden_size: int
+    fingerprint: str
+    model: nn.Module
+    """The causal LM; called with ``inputs_embeds``. Never trained, never resized."""
+    lora_targets: tuple[str, ...]
+    """Names of the attention and MLP projections that LoRA is put on."""
+    end_of_turn: int
+    """Token id that ends an assistant turn: the last label of every training example."""
+    stop_ids: tuple[int, ...]
+    """Token ids that end generation (the end of turn among them)."""
+
+    @abstractmethod
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of user text: plain text only, special tokens in it are spelled out as characters."""
+
+    @abstractmethod
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, special tokens left out."""
+
+    @abstractmethod
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int | str]:
+        """The chat template around ``messages`` up to the assistant's first token.
+
+        Returns the template's own tokens as ids and each message's content as the string it was,
+        in order, so that content is tokenised apart and cannot smuggle in a special token.
+        """
+
+    @abstractmethod
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings ``[..., D]`` of ``ids [...]``."""
+
+    @abstractmethod
+    def embedding_matrix(self) -> Tensor:
+        """The input embedding matrix, ``[V, D]``, not to be changed."""
+
+
+class Projector(ABC):
+    """Carries a sentence vector into the decoder's hidden space: ``[B, H] -> [B, D]``.
+
+    Implementations are ``nn.Module`` too; ``forward`` takes zF and returns pF.
+    """
+
+
+class SlotInjector(ABC):
+    """Widens a projected sentence to K soft tokens.
+
+    Implementations are ``nn.Module`` too; ``forward(projected [B, D], states [B, T, H], mask [B, T])``
+    returns slots ``[B, K, D]``, ready to overwrite the reserved tokens' embeddings.
+    """
+
+    needs_states: ClassVar[bool] = False
+    """Whether ``forward`` reads the encoder's token states, or the projected vector alone."""
+
+
+class Loss(ABC):
+    """A named term of a training objective; called with the keyword arguments it documents."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def __call__(self, **inputs: Any) -> Tensor:
+        """A scalar."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sentence with its English translation, written for this project."""
+
+    foreign: str
+    english: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where parallel text of a language can be had, and under which licence."""
+
+    name: str
+    where: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Language:
+    """All that LLINK knows of a language; a plugin makes one and may override its methods."""
+
+    code: str
+    """ISO 639-1 where there is one, else ISO 639-3."""
+    code3: str
+    name: str
+    scripts: tuple[str, ...]
+    """Unicode script names as in ``unicodedata`` character names, upper case: ``KHMER``."""
+    package: str
+    """The Python package that holds ``recipes/`` and ``adapters/``."""
+    endonym: str = ""
+    samples: tuple[Sample, ...] = ()
+    sources: tuple[Source, ...] = ()
+    sentence_ends: str = ".!?"
+    digits: str = "0123456789"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def normalise(self, text: str) -> str:
+        """One spelling for one text: NFC, no zero-width marks, single spaces."""
+        from llink.text import normalise
+
+        return normalise(text)
+
+    def sentences(self, text: str) -> list[str]:
+        """``text`` cut after each sentence end; joined again they give the same words."""
+        from llink.text import split_sentences
+
+        return split_sentences(text, self.sentence_ends)
+
+    def ascii_digits(self, text: str) -> str:
+        """``text`` with the language's own digits as 0-9."""
+        return text.translate(str.maketrans(self.digits, "0123456789"))
+
+
+@dataclass(frozen=True)
+class EncoderBackend:
+    """How one family of encoders is loaded from a local folder.
+
+    ``load(path, name=..., fingerprint=..., device=..., dtype=..., **options)`` returns an Encoder.
+    """
+
+    name: str
+    load: Any
+    architectures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DecoderBackend:
+    """How one family of decoders is loaded from a local folder; ``load`` as for EncoderBackend."""
+
+    name: str
+    load: Any
+    architectures: tuple[str, ...] = ()
+
+
+def module_device(module: nn.Module) -> torch.device:
+    """The device that a module's first parameter is on."""
+    return next(module.parameters()).device
+
+
+def package_folder(package: str, folder: str) -> Path:
+    """The folder of data files inside an installed package, without importing its code."""
+    import importlib.util
+    from pathlib import Path as _Path
+
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return _Path("/nonexistent") / package / folder
+    return _Path(next(iter(spec.submodule_search_locations))) / folder

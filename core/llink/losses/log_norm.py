@@ -1,0 +1,23 @@
+"""Squared difference of log norms."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from llink.interfaces import Loss
+
+
+class LogNorm(Loss):
+    """``(log |s| - log |t|)^2``, mean over the batch (paper, section 3; weight 0.02).
+
+    Inputs:
+        student, teacher: ``[B, D]``.
+    """
+
+    name: ClassVar[str] = "log_norm"
+
+    def __call__(self, *, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
+        logs = [x.norm(dim=-1).clamp(min=1e-6).log() for x in (student, teacher)]
+        return (logs[0] - logs[1]).square().mean()

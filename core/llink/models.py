@@ -1,0 +1,87 @@
+"""Loading the frozen encoder and decoder by name, onto a device, in a number format that suits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from llink.errors import unknown_name
+from llink.interfaces import Decoder, DecoderBackend, Encoder, EncoderBackend
+from llink.plugins import decoder_backends, encoder_backends
+from llink.quiet import no_bars
+from llink.store import StoredModel, ensure
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load_encoder(name: str, device: str = "cpu", dtype: torch.dtype | str | None = None, **options: Any) -> Encoder:
+    """The frozen encoder ``name`` (an id of the registry, or a local folder).
+
+    Args:
+        name: see ``llink.store.ensure``; it is fetched at first use.
+        device: torch's name of it.
+        dtype: a torch dtype or its name; None chooses by ``default_dtype``.
+        options: passed on to the backend (``layer``, ``max_tokens``, …).
+
+    Raises:
+        LlinkError: E104 unknown dtype, E105 unknown backend, and those of ``llink.store.ensure``
+            (E103 when ``name`` is a decoder).
+    """
+    return _load(ensure(name, role="encoder"), encoder_backends(), device, dtype, options)
+
+
+def load_decoder(name: str, device: str = "cpu", dtype: torch.dtype | str | None = None, **options: Any) -> Decoder:
+    """The frozen decoder ``name``; arguments and errors as for ``load_encoder``."""
+    return _load(ensure(name, role="decoder"), decoder_backends(), device, dtype, options)
+
+
+def default_dtype(device: str = "cpu") -> torch.dtype:
+    """bfloat16 where the hardware computes in it, else float32.
+
+    On a CPU without AVX512-BF16 or AMX, bfloat16 is emulated and about six times slower.
+    """
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if kind != "cpu":
+        return torch.bfloat16
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    fast = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _load(
+    stored: StoredModel,
+    backends: Mapping[str, EncoderBackend] | Mapping[str, DecoderBackend],
+    device: str,
+    dtype: torch.dtype | str | None,
+    options: Mapping[str, Any],
+) -> Any:
+    if stored.backend not in backends:
+        raise unknown_name("E105", f"{stored.role} backend", stored.backend, backends)
+    with no_bars():
+        return backends[stored.backend].load(
+            stored.path,
+            name=stored.name,
+            fingerprint=stored.fingerprint,
+            device=device,
+            dtype=_dtype(dtype, device),
+            **options,
+        )
+
+
+def _dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
+    import torch
+
+    if dtype is None:
+        return default_dtype(device)
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise unknown_name("E104", "dtype", dtype, DTYPES)
+    return getattr(torch, dtype)

@@ -1,0 +1,43 @@
+"""Keeping transformers' own progress bars and warnings off the user's screen."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """transformers draws no progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """No bars, no warnings, nothing printed: for a step that is known to work, however much it complains."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with (
+            no_bars(),
+            open(os.devnull, "w") as sink,
+            warnings.catch_warnings(),
+            redirect_stderr(sink),
+            redirect_stdout(sink),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,110 @@
+"""Slots scattered into a prompt and read by the decoder: losses for training, tokens for generation.
+
+All that stands before the first slot is the same for every row of a batch: it runs through the decoder once
+and its keys and values are shared. The result is the same as for the whole prompt in every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llink.interfaces import Decoder
+from llink.prompt import Prompt
+
+
+def target_losses(decoder: Decoder, prompt: Prompt, slots: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+    """Negative log likelihood of each target token, its end of turn included.
+
+    Args:
+        prompt: with K slots.
+        slots: ``[B, K, D]``.
+        targets: B lists of ids, without the end of turn.
+
+    Returns:
+        ``[B, L]`` in nats, zero behind a row's end of turn; L is the longest target + 1.
+    """
+    ids, own = _padded(decoder, targets, slots.device)
+    logits = _logits(decoder, prompt, slots, ids)
+    losses = F.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
+    return losses * own
+
+
+def mean_loss(losses: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+    """Nats per token, over all target tokens of the batch."""
+    return losses.sum() / (sum(map(len, targets)) + len(targets))
+
+
+def _logits(decoder: Decoder, prompt: Prompt, slots: Tensor, targets: Tensor) -> Tensor:
+    """Logits ``[B, L, V]`` that predict ``targets [B, L]``."""
+    model: Any = decoder.model
+    rows = len(slots)
+    shared = decoder.embed(torch.tensor([prompt.prefix], device=slots.device))
+    cache = model.base_model(inputs_embeds=shared, use_cache=True).past_key_values
+    cache.batch_repeat_interleave(rows)
+    suffix = torch.tensor(prompt.suffix, device=slots.device).expand(rows, -1)
+    tail = decoder.embed(torch.cat([suffix, targets[:, :-1]], dim=1))
+    embeds = torch.cat([slots.to(tail.dtype), tail], dim=1)
+    # Padding is on the right and attention is causal: no real token ever sees it, so no mask is needed.
+    return model(inputs_embeds=embeds, past_key_values=cache, logits_to_keep=targets.shape[1]).logits
+
+
+def _padded(decoder: Decoder, targets: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    rows = [torch.tensor([*target, decoder.end_of_turn]) for target in targets]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=decoder.end_of_turn)
+    lengths = torch.tensor([len(row) for row in rows])
+    own = torch.arange(ids.shape[1])[None] < lengths[:, None]
+    return ids.to(device), own.to(device)
+
+
+def prompt_embeddings(decoder: Decoder, prompt: Prompt, slots: Tensor | None, device: torch.device) -> Tensor:
+    """The whole prompt as embeddings ``[B, P, D]``, slots in their places (B is 1 without slots)."""
+    prefix = decoder.embed(torch.tensor([prompt.prefix], device=device))
+    if slots is None:
+        return prefix
+    suffix = decoder.embed(torch.tensor([prompt.suffix], device=device))
+    rows = len(slots)
+    return torch.cat([prefix.expand(rows, -1, -1), slots.to(prefix.dtype), suffix.expand(rows, -1, -1)], dim=1)
+
+
+@torch.inference_mode()
+def generate(
+    decoder: Decoder, embeds: Tensor, mask: Tensor | None = None, max_new_tokens: int = 128, **options: Any
+) -> list[str]:
+    """Greedy answers to B prompts given as embeddings.
+
+    Args:
+        embeds: ``[B, P, D]``, left-padded where the prompts differ in length.
+        mask: ``[B, P]``, True where a prompt has a token.
+        options: passed on to transformers' ``generate``.
+    """
+    if mask is None:
+        mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+    model: Any = decoder.model
+    out = model.generate(
+        inputs_embeds=embeds,
+        attention_mask=mask.long(),
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(decoder.stop_ids),
+        pad_token_id=decoder.end_of_turn,
+        **{"do_sample": False, "temperature": None, "top_p": None, "top_k": None, **options},
+    )
+    return [decoder.detokenize(row) for row in out.tolist()]
+
+
+def pad_left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Prompts ``[P_i, D]`` of different lengths as ``[B, P, D]`` and their mask ``[B, P]``."""
+    width = max(len(row) for row in rows)
+    embeds = torch.stack([F.pad(row, (0, 0, width - len(row), 0)) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=embeds.device)
+    return embeds, mask
+
+
+def in_batches(count: int, size: int) -> Iterator[slice]:
+    """Consecutive slices that cover ``range(count)``."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

@@ -1,0 +1,215 @@
+"""Recipes: the pydantic schema of stage A and stage B, read from YAML, unknown keys refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llink.errors import LlinkError, unknown_name
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelChoice(_Section):
+    """A registry name or local folder, and options for its backend (``layer``, ``max_tokens`` …)."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+class Data(_Section):
+    """Where text comes from. Paths are relative to the ``--data`` folder; ``hub:repo[:config[:split]]`` is streamed."""
+
+    train: list[str]
+    dev: dict[str, str] = {}
+    english: list[str] = []
+    """General English text, one sentence a line: more input for the projector and the slots."""
+    max_english: int = Field(0, ge=0)
+    min_words: int = Field(4, ge=1)
+    """English words a pair must have at least."""
+    max_chars: int = Field(256, ge=1)
+    """Foreign characters a pair may have at most (paper: 256)."""
+    max_pairs: int | None = Field(None, ge=2)
+    sample: dict[str, float] = {}
+    """Share of a source's pairs that is used, by name; 1 where it is not named."""
+    columns: dict[str, str] = {}
+    """Names of the ``english`` and ``foreign`` fields in a hub data set, dots for nesting."""
+
+
+class Teacher(_Section):
+    """What the projector aims at: a decoder layer, a position, and whether the common mean is removed."""
+
+    layer: int = Field(0, ge=-1)
+    """0 is the input embeddings, -1 the last layer."""
+    position: Literal["mean", "reserved"] = "mean"
+    centre: bool = True
+
+
+class ProjectorChoice(_Section):
+    kind: str = "mlp"
+    hidden: int = Field(2560, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class StageA(_Section):
+    """Alignment. Defaults are the paper's where it states them."""
+
+    epochs: float = Field(25, gt=0)
+    batch: int = Field(128, ge=2)
+    lr: float = Field(1e-3, gt=0)
+    min_lr: float = Field(1e-5, ge=0)
+    warmup: float = Field(0.15, ge=0, lt=1)
+    weight_decay: float = Field(0.05, ge=0)
+    clip: float = Field(1.0, gt=0)
+    temperature: tuple[float, float] = (0.17, 0.08)
+    queue: int = Field(32768, ge=0)
+    hardest: int = Field(256, ge=0)
+    direction: float = Field(0.05, ge=0)
+    log_norm: float = Field(0.02, ge=0)
+    english_side: bool = True
+    """Whether the English side of each pair is one more input with the same teacher."""
+
+
+class InjectorChoice(_Section):
+    kind: str = "pooled"
+    slots: int = Field(8, ge=1, le=64)
+    options: dict[str, Any] = {}
+
+
+class WarmStart(_Section):
+    """Pre-training of the injector without the decoder in the loop: slots imitate English input embeddings."""
+
+    epochs: float = Field(0, ge=0)
+    batch: int = Field(128, ge=2)
+    lr: float = Field(1e-3, gt=0)
+    bag_of_words: float = Field(1.0, ge=0)
+    cosine: float = Field(1.0, ge=0)
+
+
+class Lora(_Section):
+    r: int = Field(16, ge=1)
+    alpha: int = Field(16, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+
+
+class StageB(_Section):
+    """Injection. ``examples`` is how many training examples are seen in all."""
+
+    examples: int = Field(120_000, ge=1)
+    batch: int = Field(16, ge=1)
+    lr_lora: float = Field(1e-4, gt=0)
+    lr_injector: float = Field(3e-5, gt=0)
+    lr_scale: float = Field(5e-4, gt=0)
+    lr_projector: float = Field(0.0, ge=0)
+    warmup: float = Field(0.15, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0)
+    lora: Lora = Lora()
+    usage_weight: float = Field(0.05, ge=0)
+    usage_every: int = Field(3, ge=1)
+    cosine: float = Field(0.05, ge=0)
+    info_nce: float = Field(1e-3, ge=0)
+    bag_of_words: float = Field(0.1, ge=0)
+    max_target_tokens: int = Field(64, ge=4)
+    english_share: float = Field(0.0, ge=0, le=1)
+    """Share of examples whose input is English: the slots must carry general text too."""
+    task_share: float = Field(0.1, ge=0, le=1)
+    """Share of examples from self-distilled tasks (summary, title, key points, questions)."""
+    distilled: int = Field(0, ge=0)
+    """How many self-distilled examples are made, over all tasks."""
+
+
+class Recipe(_Section):
+    """One run of stage A and stage B for one language and one pair of models."""
+
+    version: Literal[1] = 1
+    name: str
+    language: str
+    encoder: ModelChoice
+    decoder: ModelChoice
+    seed: int = 17
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    data: Data
+    teacher: Teacher = Teacher()
+    projector: ProjectorChoice = ProjectorChoice()
+    stage_a: StageA = StageA()
+    injector: InjectorChoice = InjectorChoice()
+    warm_start: WarmStart = WarmStart()
+    stage_b: StageB = StageB()
+    eval_every: int = Field(500, ge=1)
+    """Steps between dev losses and checkpoints in stage B."""
+
+
+def recipe_files(package: str) -> dict[str, Path]:
+    """The recipes that a language's package ships, by name."""
+    from llink.interfaces import package_folder
+
+    return {p.stem: p for p in sorted(package_folder(package, "recipes").glob("*.yaml"))}
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe, lay ``key.sub=value`` overrides over it, validate.
+
+    Raises:
+        LlinkError: E202 when the file is no YAML mapping, a key is unknown or a value is out of bounds.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LlinkError("E202", f"Recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise LlinkError("E202", f"Recipe {path} is not a mapping of keys to values.")
+    for item in overrides:
+        _override(raw, item)
+    return validate(raw, str(path))
+
+
+def validate(raw: dict[str, Any], origin: str) -> Recipe:
+    """A recipe from a mapping; E202 names the first bad key and what would have been right."""
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            raise unknown_name("E202", f"key in recipe {origin}:", ".".join(where), _keys_beside(where)) from None
+        raise LlinkError("E202", f"Recipe {origin}: {'.'.join(where)}: {first['msg']}.") from None
+
+
+def _override(raw: dict[str, Any], item: str) -> None:
+    key, equals, value = item.partition("=")
+    if not equals or not key:
+        raise LlinkError("E202", f"'{item}' is not key=value.", "Example: --set stage_b.batch=8")
+    *parents, last = key.split(".")
+    section = raw
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise LlinkError("E202", f"'{parent}' in '{key}' is a value, not a section.")
+    try:
+        section[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise LlinkError("E202", f"'{value}' in '{item}' is no YAML value.") from None
+    # YAML 1.1 reads 1e-4 as a string; a number is meant.
+    if isinstance(section[last], str):
+        try:
+            section[last] = float(section[last])
+        except ValueError:
+            pass
+
+
+def _keys_beside(where: list[str]) -> list[str]:
+    """The dotted keys that are allowed where an unknown one was found."""
+    model: Any = Recipe
+    for part in where[:-1]:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return [".".join([*where[:-1], name]) for name in model.model_fields]

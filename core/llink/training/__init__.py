@@ -1,0 +1,1 @@
+"""Training: feature cache, stage A, stage B, checkpoints."""

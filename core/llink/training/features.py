@@ -1,0 +1,153 @@
+"""The feature cache: each text goes through the frozen encoder once, ever.
+
+A cache is a folder of safetensors shards under ``$LLINK_HOME/features/<signature hash>/``. A shard holds the
+text hashes, pooled vectors and ragged token states of up to ``SHARD`` texts; it is written to a temporary
+file and renamed, so a killed run loses at most the shard in flight and goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from llink.errors import LlinkError
+from llink.interfaces import Encoded, Encoder
+from llink.progress import track
+
+SHARD = 1024
+BATCH_TOKENS = 2048
+
+
+def text_key(text: str) -> bytes:
+    """16 bytes that name a text."""
+    return hashlib.sha256(text.encode("utf-8")).digest()[:16]
+
+
+class FeatureCache:
+    """Encoder features on disk, looked up by text.
+
+    Args:
+        root: folder of all caches (``$LLINK_HOME/features``).
+        encoder: the encoder that fills it; its ``signature`` names the sub-folder.
+
+    Raises:
+        LlinkError: E401 when the folder cannot be written.
+    """
+
+    def __init__(self, root: Path, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.folder = root / hashlib.sha256(encoder.signature.encode()).hexdigest()[:16]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise LlinkError(
+                "E401", f"The feature cache {self.folder} cannot be written ({error.strerror}).",
+                "Set LLINK_HOME to a folder you may write to.",
+            ) from error  # fmt: skip
+        self._where: dict[bytes, tuple[int, int]] = {}
+        self._shards: list[Any] = []
+        self._offsets: list[list[int]] = []
+        self._pooled: list[Tensor] = []
+        self._known: set[str] = set()
+        self._scan()
+
+    def __contains__(self, text: str) -> bool:
+        return text_key(text) in self._where
+
+    def _scan(self) -> None:
+        """Take up the shards on disk that this process has not seen; a damaged one is dropped."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path.name in self._known:
+                continue
+            try:
+                shard = safe_open(path, framework="pt")
+                keys = shard.get_tensor("keys").numpy()
+                offsets = shard.get_tensor("offsets").tolist()
+                pooled = shard.get_tensor("pooled")
+            except (SafetensorError, OSError):
+                path.unlink(missing_ok=True)
+                continue
+            self._known.add(path.name)
+            for row in range(len(keys)):
+                self._where[keys[row].tobytes()] = (len(self._shards), row)
+            self._shards.append(shard.get_slice("states"))
+            self._offsets.append(offsets)
+            self._pooled.append(pooled)
+
+    def ensure(self, texts: Iterable[str], label: str = "Encoding") -> int:
+        """Encode what is missing, longest texts last; returns how many texts were encoded."""
+        with FileLock(self.folder / ".lock"):
+            self._scan()
+            missing = [t for t in dict.fromkeys(texts) if text_key(t) not in self._where]
+            if not missing:
+                return 0
+            counts = [min(n, self.encoder.max_tokens) for n in self.encoder.count_tokens(missing)]
+            order = sorted(range(len(missing)), key=counts.__getitem__)
+            with track(label, total=len(missing)) as bar:
+                for start in range(0, len(order), SHARD):
+                    part = order[start : start + SHARD]
+                    self._write([missing[i] for i in part], [counts[i] for i in part], bar)
+            self._scan()
+            return len(missing)
+
+    def _write(self, texts: list[str], counts: list[int], bar: Callable[[int], None]) -> None:
+        states, pooled, lengths = [], [], []
+        for batch in token_batches(counts, BATCH_TOKENS):
+            out: Encoded = self.encoder.encode([texts[i] for i in batch])
+            states.append(out.states[out.mask].to("cpu", torch.bfloat16))
+            pooled.append(out.pooled.to("cpu", torch.bfloat16))
+            lengths += out.mask.sum(1).tolist()
+            bar(len(batch))
+        keys = torch.frombuffer(bytearray(b"".join(map(text_key, texts))), dtype=torch.uint8)
+        offsets = torch.tensor([0, *lengths]).cumsum(0)
+        name = hashlib.sha256(keys.numpy().tobytes()).hexdigest()[:16]
+        tensors = {"keys": keys.view(-1, 16), "offsets": offsets, "pooled": torch.cat(pooled), "states": torch.cat(states)}
+        temporary = self.folder / f".{name}-{os.getpid()}.tmp"
+        save_file(tensors, temporary)
+        os.replace(temporary, self.folder / f"{name}.safetensors")
+
+    def pooled(self, texts: Sequence[str]) -> Tensor:
+        """Sentence vectors ``[N, H]`` float32 of texts that ``ensure`` has seen."""
+        places = [self._where[text_key(t)] for t in texts]
+        return torch.stack([self._pooled[shard][row] for shard, row in places]).float()
+
+    def length(self, text: str) -> int:
+        """Number of token states of a text that ``ensure`` has seen."""
+        shard, row = self._where[text_key(text)]
+        return self._offsets[shard][row + 1] - self._offsets[shard][row]
+
+    def states(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token states ``[B, T, H]`` float32, zero-padded, and their mask ``[B, T]``."""
+        rows = []
+        for text in texts:
+            shard, row = self._where[text_key(text)]
+            start, end = self._offsets[shard][row : row + 2]
+            rows.append(self._shards[shard][start:end].float())
+        mask = torch.zeros(len(rows), max(len(r) for r in rows), dtype=torch.bool)
+        for i, row in enumerate(rows):
+            mask[i, : len(row)] = True
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), mask
+
+
+def token_batches(counts: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Consecutive indices whose padded size stays within ``budget`` tokens; ``counts`` is sorted."""
+    batch: list[int] = []
+    for index, count in enumerate(counts):
+        if batch and (len(batch) + 1) * max(count, 1) > budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

@@ -1,0 +1,146 @@
+"""Stage A: the projector learns to put a sentence where the teacher puts its translation.
+
+Works on cached vectors alone: neither frozen model is run here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn import functional as F
+
+from llink.errors import LlinkError
+from llink.losses import Direction, InfoNCE, LogNorm
+from llink.progress import track
+from llink.projectors.mlp import MLPProjector
+from llink.recipe import StageA
+from llink.training.checkpoints import Checkpoint
+
+
+@dataclass
+class AlignmentData:
+    """Inputs zF ``[N, H]``, centred teachers hE ``[N, D]`` and ids ``[N]`` of the English text behind each row."""
+
+    inputs: Tensor
+    teachers: Tensor
+    groups: Tensor
+
+
+def train_stage_a(
+    projector: MLPProjector,
+    data: AlignmentData,
+    config: StageA,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 500,
+    log: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> MLPProjector:
+    """Train in place and return ``projector``.
+
+    Args:
+        seed: fixes batch order and dropout.
+        checkpoint: folder; training goes on from it where it holds a state.
+        log: gets ``{"step", "loss", "temperature", ...}`` every 100 steps.
+
+    Raises:
+        LlinkError: E402 when the loss is not finite.
+    """
+    device = accelerator.device
+    projector.to(device).train()
+    optimizer = torch.optim.AdamW(
+        projector.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    per_epoch = math.ceil(len(data.inputs) / config.batch)
+    steps = max(1, round(config.epochs * per_epoch))
+    queue = _Queue(config.queue, data.teachers.shape[1], device)
+    terms = InfoNCE(), Direction(), LogNorm()
+    torch.manual_seed(seed)
+    state = Checkpoint({"projector": projector}, {"projector": optimizer}, {"queue": queue.state})
+    first = state.load(checkpoint) if checkpoint else 0
+    queue.take(state.tensors["queue"])
+    batches = epoch_batches(len(data.inputs), config.batch, seed, first)
+    with track("Stage A", total=steps) as bar:
+        bar(first)
+        for step in range(first, steps):
+            rows = next(batches)
+            inputs, teacher = data.inputs[rows].to(device), data.teachers[rows].to(device)
+            progress = step / max(steps - 1, 1)
+            temperature = config.temperature[0] + (config.temperature[1] - config.temperature[0]) * progress
+            set_lr(optimizer, config.min_lr + (config.lr - config.min_lr) * warmup_cosine(step, steps, config.warmup))
+            student = projector(inputs)
+            nce, direction, norm = (
+                term(
+                    student=student, teacher=teacher, temperature=temperature, queue=queue.vectors(),
+                    hardest=config.hardest, groups=data.groups[rows].to(device),
+                )
+                for term in terms
+            )  # fmt: skip
+            loss = nce + config.direction * direction + config.log_norm * norm
+            if not torch.isfinite(loss):
+                raise LlinkError("E402", f"Stage A: the loss is {loss.item()} at step {step}.", "Lower stage_a.lr.")
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(projector.parameters(), config.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            queue.push(teacher)
+            bar(1)
+            if step % 100 == 0 or step == steps - 1:
+                log({"stage": "a", "step": step, "loss": loss.item(), "info_nce": nce.item(),
+                     "direction": direction.item(), "log_norm": norm.item(), "temperature": temperature})  # fmt: skip
+            if checkpoint and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
+                state.tensors["queue"] = queue.state
+                state.save(checkpoint, step + 1)
+    return projector.eval()
+
+
+class _Queue:
+    """The last ``size`` teacher vectors, unit length; shifting whole blocks keeps it a plain tensor."""
+
+    def __init__(self, size: int, dim: int, device: torch.device) -> None:
+        self.size = size
+        self.state = torch.zeros(0, dim, device=device)
+
+    def take(self, state: Tensor) -> None:
+        self.state = state.to(self.state.device)
+
+    def vectors(self) -> Tensor | None:
+        return self.state if len(self.state) else None
+
+    def push(self, teacher: Tensor) -> None:
+        if self.size:
+            self.state = torch.cat([self.state, F.normalize(teacher, dim=-1).detach()])[-self.size :]
+
+
+def epoch_batches(count: int, batch: int, seed: int, first: int = 0) -> Iterator[Tensor]:
+    """Endless batches of row numbers, reshuffled every epoch; starts at batch number ``first``."""
+    per_epoch = math.ceil(count / batch)
+    number = first
+    while True:
+        epoch, start = divmod(number, per_epoch)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        for i in range(start, per_epoch):
+            yield order[i * batch : (i + 1) * batch]
+        number = (epoch + 1) * per_epoch
+
+
+def warmup_cosine(step: int, steps: int, warmup: float) -> float:
+    """Learning-rate factor: linear from 0 over the warm-up share, then cosine to 0."""
+    ramp = max(1, round(warmup * steps))
+    if step < ramp:
+        return (step + 1) / ramp
+    return 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, steps - ramp)))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group the rate ``lr``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -1,0 +1,160 @@
+"""Warm start of the slot injector, with no decoder in the loop.
+
+The frozen decoder already reads one kind of soft token well: its own input embeddings. So before stage B the
+slots learn to imitate them. The English target is cut into K consecutive chunks; slot k aims at the mean
+embedding of chunk k and must tell its tokens from the batch's other tokens. With K at or above the length of
+the text this is a translation token by token; below it, a summary that keeps the order. One example costs
+about a twentieth of a pass through even the smallest decoder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn import functional as F
+
+from llink.bridge import Bridge
+from llink.errors import LlinkError
+from llink.interfaces import Decoder
+from llink.losses import BagOfWords, Cosine
+from llink.progress import track
+from llink.recipe import WarmStart
+from llink.training.checkpoints import Checkpoint
+from llink.training.features import FeatureCache
+from llink.training.stage_a import set_lr, warmup_cosine
+
+
+class SlotTargets:
+    """What each of the K slots should say, as chunks of an English text's input embeddings.
+
+    Args:
+        decoder: gives tokenizer and embeddings.
+        slots: K.
+    """
+
+    def __init__(self, decoder: Decoder, slots: int) -> None:
+        self.slots = slots
+        self.matrix = decoder.embedding_matrix().detach()
+        self.filler = decoder.tokenize("\n")[0]
+
+    def chunks(self, ids: Sequence[int]) -> list[list[int]]:
+        """K lists of ids; a text shorter than K leaves the last ones with a line break each."""
+        if len(ids) <= self.slots:
+            return [[i] for i in ids] + [[self.filler]] * (self.slots - len(ids))
+        cuts = [round(k * len(ids) / self.slots) for k in range(self.slots + 1)]
+        return [list(ids[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+
+    def __call__(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Targets ``[B, K, D]``, unit vocabulary ``[U, D]`` of the batch and wanted tokens ``[B, K, U]``."""
+        chunked = [self.chunks(ids) for ids in rows]
+        distinct = sorted({i for chunks in chunked for chunk in chunks for i in chunk})
+        place = {token: n for n, token in enumerate(distinct)}
+        wanted = torch.zeros(len(rows), self.slots, len(distinct))
+        for b, chunks in enumerate(chunked):
+            for k, chunk in enumerate(chunks):
+                for token in chunk:
+                    wanted[b, k, place[token]] += 1 / len(chunk)
+        wanted = wanted.to(self.matrix.device)
+        vocabulary = self.matrix[distinct].float()
+        return wanted @ vocabulary, F.normalize(vocabulary, dim=-1), wanted
+
+
+def train_warm_start(
+    bridge: Bridge,
+    decoder: Decoder,
+    cache: FeatureCache,
+    examples: Sequence[tuple[str, str]],
+    config: WarmStart,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 200,
+    log: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> Bridge:
+    """Train the injector in place; the projector stays as stage A left it.
+
+    Args:
+        examples: (text the encoder reads, English it stands for).
+        log: gets the loss terms every 50 steps.
+
+    Raises:
+        LlinkError: E402 when the loss is not finite.
+    """
+    device = accelerator.device
+    bridge.to(device).train()
+    bridge.projector.eval().requires_grad_(False)
+    fit_states(bridge, cache, [text for text, _ in examples], seed)
+    ids = [decoder.tokenize(english) for _, english in examples]
+    optimizer = torch.optim.AdamW(bridge.injector.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    targets, bag, cosine = SlotTargets(decoder, bridge.slots), BagOfWords(), Cosine()
+    per_epoch = math.ceil(len(examples) / config.batch)
+    steps = round(config.epochs * per_epoch)
+    torch.manual_seed(seed)
+    state = Checkpoint({"bridge": bridge}, {"injector": optimizer})
+    first = state.load(checkpoint) if checkpoint else 0
+    batches = length_batches([cache.length(text) for text, _ in examples], config.batch, seed, first)
+    with track("Warm start", total=steps) as bar:
+        bar(first)
+        for step in range(first, steps):
+            rows = next(batches)
+            set_lr(optimizer, config.lr * warmup_cosine(step, steps, 0.05))
+            slots = bridge(*features(cache, [examples[i][0] for i in rows], device))
+            aims, vocabulary, wanted = targets([ids[i] for i in rows])
+            words = bag(slots=slots, vocabulary=vocabulary, wanted=wanted)
+            angle = cosine(slots=slots, targets=aims)
+            loss = config.bag_of_words * words + config.cosine * angle
+            if not torch.isfinite(loss):
+                raise LlinkError("E402", f"Warm start: the loss is {loss.item()} at step {step}.", "Lower warm_start.lr.")
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(bridge.injector.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            bar(1)
+            if step % 50 == 0 or step == steps - 1:
+                log({"stage": "warm_start", "step": step, "loss": loss.item(),
+                     "bag_of_words": words.item(), "cosine": angle.item()})  # fmt: skip
+            if checkpoint and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
+                state.save(checkpoint, step + 1)
+    return bridge.eval()
+
+
+def features(cache: FeatureCache, texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """zF ``[B, H]``, states ``[B, T, H]`` and mask ``[B, T]`` from the cache."""
+    states, mask = cache.states(texts)
+    return cache.pooled(texts).to(device), states.to(device), mask.to(device)
+
+
+def fit_states(bridge: Bridge, cache: FeatureCache, texts: Sequence[str], seed: int) -> None:
+    """Give an injector that reads token states their mean and deviation, from up to 1,000 texts."""
+    if not bridge.injector.needs_states:
+        return
+    picks = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed))[:1000].tolist()
+    states, mask = cache.states([texts[i] for i in picks])
+    bridge.injector.fit_input(states[mask])  # type: ignore[operator, union-attr]
+
+
+def length_batches(lengths: Sequence[int], batch: int, seed: int, first: int = 0) -> Any:
+    """Endless batches of row numbers of like length, in an order that is new every epoch.
+
+    Rows are shuffled, sorted by length within windows of 50 batches, and the batches shuffled again; so the
+    data comes in a new order every epoch while little padding is computed. Starts at batch number ``first``.
+    """
+    per_epoch = math.ceil(len(lengths) / batch)
+    epoch, skip = divmod(first, per_epoch)
+    while True:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(len(lengths), generator=generator).tolist()
+        batches = []
+        for start in range(0, len(order), batch * 50):
+            window = sorted(order[start : start + batch * 50], key=lambda i: lengths[i])
+            batches += [window[i : i + batch] for i in range(0, len(window), batch)]
+        for i in torch.randperm(len(batches), generator=generator).tolist()[skip:]:
+            yield batches[i]
+        epoch, skip = epoch + 1, 0

@@ -1,0 +1,1 @@
+"""Built-in encoder and decoder backends, one folder each, registered like any third party's."""

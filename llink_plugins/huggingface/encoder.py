@@ -1,0 +1,126 @@
+"""Generic Hugging Face encoder: token states of one layer, mean over the text's own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llink.errors import LlinkError
+from llink.interfaces import Encoded, Encoder
+from llink_plugins.huggingface.tokens import load_tokenizer, plain_ids
+
+
+class HuggingFaceEncoder(Encoder):
+    """Any ``AutoModel`` read at one layer.
+
+    Args:
+        path: local folder with ``config.json``, safetensors weights and tokenizer files.
+        name: id in the registry.
+        fingerprint: sha256 of the weights.
+        layer: which hidden state to read; 0 is the input embeddings, None the last. Later layers are
+            never run.
+        max_tokens: longer text is cut off here.
+        device, dtype: where and how the weights are held.
+
+    Raises:
+        LlinkError: E303 when the model has fewer layers than ``layer``.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str,
+        fingerprint: str,
+        layer: int | None = None,
+        max_tokens: int = 256,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        **_: Any,
+    ) -> None:
+        from transformers import AutoModel
+
+        self.name, self.fingerprint, self.max_tokens = name, fingerprint, max_tokens
+        self.tokenizer = load_tokenizer(path)
+        self.model: Any = AutoModel.from_pretrained(path, dtype=dtype, local_files_only=True)
+        if self.model.config.is_encoder_decoder:
+            self.model = self.model.get_encoder()
+        self.hidden_size = int(self.model.config.hidden_size)
+        depth = int(self.model.config.num_hidden_layers)
+        self.layer = depth if layer is None else layer
+        if not 0 <= self.layer <= depth:
+            raise LlinkError("E303", f"Encoder '{name}' has {depth} layers; layer {self.layer} does not exist.")
+        self._keep_layers(self.layer, depth)
+        self.model.eval().requires_grad_(False).to(device)
+        self.signature = f"{fingerprint}|layer={self.layer}|mean|max={max_tokens}"
+
+    def _keep_layers(self, layer: int, depth: int) -> None:
+        """Drop the layers above ``layer``, and the final norm that belongs after the last one."""
+        if layer == depth:
+            return
+        for owner in (self.model, getattr(self.model, "encoder", None)):
+            for attribute in ("layers", "layer", "block"):
+                stack = getattr(owner, attribute, None)
+                if isinstance(stack, nn.ModuleList):
+                    setattr(owner, attribute, stack[:layer])
+                    self.model.config.num_hidden_layers = layer
+                    for norm in ("norm", "final_layer_norm"):
+                        if isinstance(getattr(owner, norm, None), nn.Module):
+                            setattr(owner, norm, nn.Identity())
+                    return
+
+    def _ids(self, text: str) -> list[int]:
+        """Special-token-proof ids of the text itself, without BOS, EOS or CLS."""
+        return plain_ids(self.tokenizer, text)
+
+    @cached_property
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the model expects before and after a text (BOS, CLS, EOS)."""
+        inner = self.tokenizer("a", add_special_tokens=False).input_ids
+        outer = self.tokenizer("a").input_ids
+        front = next(i for i in range(len(outer)) if outer[i : i + len(inner)] == inner)
+        return outer[:front], outer[front + len(inner) :]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(self._ids(text)) for text in texts]
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        device = next(self.model.parameters()).device
+        rows = [self._ids(text)[: self.max_tokens] for text in texts]
+        front, back = self._frame
+        width = max(map(len, rows)) + len(front) + len(back)
+        pad = self.tokenizer.pad_token_id or 0
+        input_ids = torch.full((len(rows), width), pad, dtype=torch.long)
+        attention = torch.zeros((len(rows), width), dtype=torch.long)
+        own = torch.zeros((len(rows), width), dtype=torch.bool)
+        for i, row in enumerate(rows):
+            ids = front + row + back
+            input_ids[i, : len(ids)] = torch.tensor(ids)
+            attention[i, : len(ids)] = 1
+            own[i, len(front) : len(front) + len(row)] = True
+        states = self._states(input_ids.to(device), attention.to(device))
+        return _own_tokens(states, own.to(device))
+
+    def _states(self, input_ids: Tensor, attention: Tensor) -> Tensor:
+        """Hidden states ``[B, T, H]`` of the chosen layer, special tokens still in."""
+        if self.layer == 0:
+            return self.model.get_input_embeddings()(input_ids)
+        extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
+        return self.model(input_ids=input_ids, attention_mask=attention, **extra).last_hidden_state
+
+
+def _own_tokens(states: Tensor, own: Tensor) -> Encoded:
+    """Left-align each text's own token states and take their mean."""
+    lengths = own.sum(1)
+    width = max(int(lengths.max()), 1)
+    out = states.new_zeros(states.shape[0], width, states.shape[2])
+    mask = torch.arange(width, device=states.device)[None] < lengths[:, None]
+    out[mask] = states[own]
+    pooled = out.float().sum(1) / lengths.clamp(min=1)[:, None]
+    return Encoded(out, mask, pooled.to(states.dtype))

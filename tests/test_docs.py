@@ -1,0 +1,136 @@
+"""README, docs and code agree: commands, error codes, hooks, examples, file headers."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+import pytest
+
+from llink import hookspecs
+from llink.interfaces import Language, Sample
+
+ROOT = Path(__file__).parents[1]
+CODE = ("core", "llink_plugins", "languages")
+FIRST_COMMANDS = [
+    'pip install -c constraints.txt -e . && llink translate "ខ្ញុំចូលចិត្តរៀនភាសាអង់គ្លេស។"',
+    'pip install -c constraints.txt -e ".[test]" && pytest',
+]
+
+
+def modules(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def blocks(page: str, language: str = r"\w*") -> list[str]:
+    """The fenced code blocks of a page, one language's or all."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def test_readme_opens_with_the_two_commands() -> None:
+    commands = [line for block in blocks("README.md") for line in block.splitlines() if line.strip()]
+    assert commands[:2] == FIRST_COMMANDS
+
+
+def codes_raised() -> set[str]:
+    """Every error code in the code: the strings that are a code and nothing else."""
+    nodes = (node for path in modules(*CODE) for node in ast.walk(ast.parse(path.read_text("utf-8"))))
+    return {n.value for n in nodes if isinstance(n, ast.Constant) and re.fullmatch(r"E\d{3}", str(n.value))}
+
+
+def test_every_error_code_is_documented_once_and_used() -> None:
+    rows = re.findall(
+        r"^\| (E\d{3}) \| ([^|]+) \| ([^|]+) \|$", (ROOT / "docs/errors.md").read_text("utf-8"), re.MULTILINE
+    )
+    documented = [code for code, _, _ in rows]
+    assert documented == sorted(set(documented))
+    assert sorted(codes_raised() - set(documented)) == [], "raised, not documented"
+    assert sorted(set(documented) - codes_raised()) == [], "documented, not raised"
+
+
+@pytest.mark.parametrize("path", modules(*CODE, "tests"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_begins_with_its_subject(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    assert ast.get_docstring(tree)
+    assert tree.body[0].lineno == 1
+
+
+def test_hookspecs_are_short() -> None:
+    assert len((ROOT / "core/llink/hookspecs.py").read_text("utf-8").splitlines()) <= 60
+
+
+def hooks() -> list[Any]:
+    return [f for f in vars(hookspecs).values() if hasattr(f, "llink_spec")]
+
+
+@pytest.mark.parametrize("hook", hooks(), ids=lambda hook: hook.__name__)
+def test_hook_is_documented_with_its_signature(hook: Any) -> None:
+    signature = str(inspect.signature(hook)).replace("'", "")
+    assert f"`{hook.__name__}{signature}`" in (ROOT / "docs/plugins.md").read_text("utf-8")
+
+
+def example(number: int) -> Any:
+    """The hooks of docs/plugins.md with its Python example registered, as a user's package would be."""
+    code = blocks("docs/plugins.md", "python")[number]
+    plugin = ModuleType(f"example_{number}")
+    exec(compile(code, f"docs/plugins.md, example {number + 1}", "exec"), vars(plugin))
+    manager = pluggy.PluginManager("llink")
+    manager.add_hookspecs(hookspecs)
+    manager.register(plugin)
+    manager.check_pending()
+    return manager.hook
+
+
+def test_language_example_works() -> None:
+    [[lao]] = example(0).llink_languages()
+    assert isinstance(lao, Language)
+    assert (lao.code, lao.scripts) == ("lo", ("LAO",))
+    [sample] = lao.samples
+    assert isinstance(sample, Sample)
+    assert lao.sentences(lao.normalise(f"{sample.foreign}  {sample.foreign}\n")) == [sample.foreign] * 2
+    assert lao.ascii_digits("໑໐") == "10"
+
+
+def test_encoder_example_works(tmp_path: Path) -> None:
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "house", "river"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 8, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(tmp_path)
+
+    [[backend]] = example(1).llink_encoders()
+    encoder = backend.load(tmp_path, name="tiny", fingerprint="0", device="cpu", dtype=torch.float32)
+    encoded = encoder.encode(["a house", "a"])
+    assert encoded.states.shape == (2, 2, encoder.hidden_size)
+    assert encoded.mask.tolist() == [[True, True], [True, False]]
+    assert torch.allclose(encoded.pooled[1], encoded.states[1, 0])
+    assert encoder.layer == 6
+    assert not any(p.requires_grad for p in encoder.model.parameters())
+
+
+def text_files() -> Iterator[Path]:
+    yield ROOT / ".ci" / "run"
+    kinds = (".json", ".md", ".py", ".toml", ".txt", ".yaml")
+    for kind in kinds:
+        yield from ROOT.glob(f"*{kind}")
+        for folder in (*CODE, "tests", "docs"):
+            yield from (ROOT / folder).rglob(f"*{kind}")
+
+
+def test_no_file_names_a_place_on_one_machine() -> None:
+    # Put together here, so that this file does not name one itself.
+    places = re.compile(r"(?<![\w.~-])/(" + "|".join(("work", "root", "home", "Users", "opt", "mnt", "tmp")) + ")/")
+    found = [f"{p.relative_to(ROOT)}: {m[0]}" for p in text_files() for m in places.finditer(p.read_text("utf-8"))]
+    assert found == []
