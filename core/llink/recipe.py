@@ -27,6 +27,7 @@ class Data(_Section):
 
     train: list[str]
     dev: dict[str, str] = {}
+    """Name -> file; ``file#source`` takes one source's rows of it. Their English strings are never trained on."""
     english: list[str] = []
     """General English text, one sentence a line: more input for the projector and the slots."""
     max_english: int = Field(0, ge=0)
@@ -142,8 +143,10 @@ class Recipe(_Section):
     injector: InjectorChoice = InjectorChoice()
     warm_start: WarmStart = WarmStart()
     stage_b: StageB = StageB()
-    eval_every: int = Field(500, ge=1)
-    """Steps between dev losses and checkpoints in stage B."""
+    checkpoint_every: int = Field(200, ge=1)
+    """Steps between checkpoints, and between dev losses in stage B."""
+    dev_examples: int = Field(48, ge=0)
+    """How many pairs of each dev set the losses during stage B are measured on."""
 
 
 def recipe_files(package: str) -> dict[str, Path]:

@@ -48,7 +48,9 @@ class HuggingFaceDecoder(Decoder):
         self.name, self.fingerprint = name, fingerprint
         self.tokenizer = load_tokenizer(path)
         if not self.tokenizer.chat_template:
-            raise LlinkError("E304", f"Decoder '{name}' has no chat template.", "LLINK needs an instruction-tuned model.")
+            raise LlinkError(
+                "E304", f"Decoder '{name}' has no chat template.", "LLINK needs an instruction-tuned model."
+            )
         self.model: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, local_files_only=True, attn_implementation=attn_implementation
         )

@@ -109,9 +109,14 @@ def training_pairs(data: Data, root: Path, normalise: Callable[[str], str]) -> P
 
 
 def dev_pairs(data: Data, root: Path, name: str, normalise: Callable[[str], str]) -> Pairs:
-    """A dev set of the recipe, normalised like training text."""
-    pairs = read_pairs(data.dev[name], root, data.columns)
-    pairs.rows = [Pair(normalise(p.english), normalise(p.foreign), p.source, p.licence) for p in pairs.rows]
+    """A dev set of the recipe, normalised like training text; ``file#source`` takes one source's rows of a file."""
+    file, _, only = data.dev[name].partition("#")
+    pairs = read_pairs(file, root, data.columns)
+    pairs.rows = [
+        Pair(normalise(p.english), normalise(p.foreign), p.source, p.licence)
+        for p in pairs.rows
+        if not only or p.source == only
+    ]
     return pairs
 
 

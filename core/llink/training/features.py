@@ -2,7 +2,8 @@
 
 A cache is a folder of safetensors shards under ``$LLINK_HOME/features/<signature hash>/``. A shard holds the
 text hashes, pooled vectors and ragged token states of up to ``SHARD`` texts; it is written to a temporary
-file and renamed, so a killed run loses at most the shard in flight and goes on from there.
+file and renamed, so a killed run loses at most the shard in flight and goes on from there. Two
+processes at once need no lock: at worst both encode the same texts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -88,19 +88,18 @@ class FeatureCache:
 
     def ensure(self, texts: Iterable[str], label: str = "Encoding") -> int:
         """Encode what is missing, longest texts last; returns how many texts were encoded."""
-        with FileLock(self.folder / ".lock"):
-            self._scan()
-            missing = [t for t in dict.fromkeys(texts) if text_key(t) not in self._where]
-            if not missing:
-                return 0
-            counts = [min(n, self.encoder.max_tokens) for n in self.encoder.count_tokens(missing)]
-            order = sorted(range(len(missing)), key=counts.__getitem__)
-            with track(label, total=len(missing)) as bar:
-                for start in range(0, len(order), SHARD):
-                    part = order[start : start + SHARD]
-                    self._write([missing[i] for i in part], [counts[i] for i in part], bar)
-            self._scan()
-            return len(missing)
+        self._scan()
+        missing = [t for t in dict.fromkeys(texts) if text_key(t) not in self._where]
+        if not missing:
+            return 0
+        counts = [min(n, self.encoder.max_tokens) for n in self.encoder.count_tokens(missing)]
+        order = sorted(range(len(missing)), key=counts.__getitem__)
+        with track(label, total=len(missing)) as bar:
+            for start in range(0, len(order), SHARD):
+                part = order[start : start + SHARD]
+                self._write([missing[i] for i in part], [counts[i] for i in part], bar)
+        self._scan()
+        return len(missing)
 
     def _write(self, texts: list[str], counts: list[int], bar: Callable[[int], None]) -> None:
         states, pooled, lengths = [], [], []
@@ -113,7 +112,12 @@ class FeatureCache:
         keys = torch.frombuffer(bytearray(b"".join(map(text_key, texts))), dtype=torch.uint8)
         offsets = torch.tensor([0, *lengths]).cumsum(0)
         name = hashlib.sha256(keys.numpy().tobytes()).hexdigest()[:16]
-        tensors = {"keys": keys.view(-1, 16), "offsets": offsets, "pooled": torch.cat(pooled), "states": torch.cat(states)}
+        tensors = {
+            "keys": keys.view(-1, 16),
+            "offsets": offsets,
+            "pooled": torch.cat(pooled),
+            "states": torch.cat(states),
+        }
         temporary = self.folder / f".{name}-{os.getpid()}.tmp"
         save_file(tensors, temporary)
         os.replace(temporary, self.folder / f"{name}.safetensors")

@@ -111,7 +111,9 @@ def train_warm_start(
             angle = cosine(slots=slots, targets=aims)
             loss = config.bag_of_words * words + config.cosine * angle
             if not torch.isfinite(loss):
-                raise LlinkError("E402", f"Warm start: the loss is {loss.item()} at step {step}.", "Lower warm_start.lr.")
+                raise LlinkError(
+                    "E402", f"Warm start: the loss is {loss.item()} at step {step}.", "Lower warm_start.lr."
+                )
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(bridge.injector.parameters(), 1.0)
             optimizer.step()

@@ -1,0 +1,237 @@
+"""The language adapter as a folder: save, verify, load. Safetensors only, never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llink import __version__
+from llink.errors import LlinkError, unknown_name
+from llink.home import home
+from llink.interfaces import Decoder, Encoder, Language, package_folder
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from llink.bridge import Bridge
+
+BRIDGE, LORA, MANIFEST = "bridge.safetensors", "adapter_model.safetensors", "manifest.json"
+
+
+class Manifest(BaseModel):
+    """What an adapter is, what it fits, and what it was made of."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = 1
+    language: str
+    llink: str = __version__
+    encoder: str
+    encoder_fingerprint: str
+    encoder_signature: str
+    encoder_options: dict[str, Any] = {}
+    decoder: str
+    decoder_fingerprint: str
+    slots: int
+    prompt: str
+    """Hash of the prompt it was trained on."""
+    bridge: dict[str, Any]
+    files: dict[str, str]
+    """sha256 of each weight file."""
+    recipe: dict[str, Any]
+    data: dict[str, dict[str, Any]]
+    """Source -> number of pairs and licence."""
+    metrics: dict[str, Any] = {}
+
+
+def pair_name(encoder: str, decoder: str) -> str:
+    """Folder name of an adapter for a pair of models."""
+    return f"{_safe(encoder)}--{_safe(decoder)}"
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).strip(".-") or "model"
+
+
+def find_adapter(language: Language, encoder: str, decoder: str, adapter: str | Path | None = None) -> Path:
+    """The adapter folder to use: a path, or the pair's own under ``LLINK_HOME/adapters`` or in the language's package.
+
+    Raises:
+        LlinkError: E301 when there is none; it names those that exist.
+    """
+    if adapter is not None:
+        folder = Path(adapter)
+        if (folder / MANIFEST).is_file():
+            return folder
+        raise LlinkError(
+            "E301", f"No adapter in '{adapter}': {MANIFEST} is missing.", "Give the folder that `llink train` printed."
+        )
+    roots = [home() / "adapters" / language.code, package_folder(language.package, "adapters")]
+    name = pair_name(encoder, decoder)
+    for root in roots:
+        if (root / name / MANIFEST).is_file():
+            return root / name
+    present = {p.parent.name for root in roots for p in root.glob(f"*/{MANIFEST}")}
+    if present:
+        raise unknown_name("E301", f"{language.name} adapter", name, present)
+    raise LlinkError(
+        "E301", f"There is no {language.name} adapter for {name}.", f"Train one: llink train {language.code}"
+    )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an adapter folder; E310 when it is missing or damaged."""
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise LlinkError("E310", f"Adapter {folder} has no readable {MANIFEST}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise LlinkError("E310", f"Adapter {folder}: {MANIFEST}: {where}: {first['msg']}.") from None
+
+
+def check(folder: Path, manifest: Manifest, encoder: Encoder, decoder: Decoder) -> None:
+    """Refuse an adapter that is damaged or made for other models.
+
+    Raises:
+        LlinkError: E311 for another encoder, decoder or prompt, E310 for a damaged weight file.
+    """
+    from llink.prompt import fingerprint
+
+    made_for = {
+        "encoder": (manifest.encoder, manifest.encoder_signature, encoder.name, encoder.signature),
+        "decoder": (manifest.decoder, manifest.decoder_fingerprint, decoder.name, decoder.fingerprint),
+    }
+    for role, (name, wanted, present, actual) in made_for.items():
+        if wanted != actual:
+            raise LlinkError("E311", f"Adapter {folder} was made for the {role} '{name}', not for '{present}' as loaded here.",
+                             "Load that model, or train an adapter for this one.")  # fmt: skip
+    if manifest.prompt != fingerprint(decoder, manifest.slots):
+        raise LlinkError(
+            "E311", f"Adapter {folder} was trained on another prompt than this version builds.", "Retrain it."
+        )
+    for name, wanted in manifest.files.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file() or file_hash(path) != wanted:
+            raise LlinkError("E310", f"Adapter {folder}: {name} is missing or damaged.", "Fetch or train it again.")
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_bridge(folder: Path, manifest: Manifest) -> Bridge:
+    """The bridge in float32, ready to use; E310 when tensors are missing, misshapen or not finite."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from llink.bridge import Bridge
+
+    try:
+        bridge = Bridge.from_config(manifest.bridge)
+        tensors = {name: tensor.float() for name, tensor in load_file(folder / BRIDGE).items()}
+        bridge.load_state_dict(tensors)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise LlinkError("E310", f"Adapter {folder}: {BRIDGE} does not fit its manifest ({reason}).") from error
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise LlinkError("E310", f"Adapter {folder}: {BRIDGE} holds values that are not finite.")
+    return bridge.eval().requires_grad_(False)
+
+
+def save_adapter(folder: Path, bridge: Bridge, lora: PeftModel, manifest: dict[str, Any]) -> Manifest:
+    """Write an adapter folder: weights in bfloat16, a clean PEFT LoRA, manifest and card.
+
+    Everything is written beside ``folder`` and renamed into place, so no half adapter is ever seen.
+
+    Args:
+        manifest: the fields of ``Manifest`` but ``bridge``, ``files`` and ``slots``.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from llink.card import write_card
+
+    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    # The standardisation is kept exact: a deviation rounded to bfloat16 shifts every feature by up to 0.4 %.
+    exact = {"reserved"} | {name for name, _ in bridge.named_buffers()}
+    tensors = {
+        name: (t.float() if name in exact else t.to(torch.bfloat16)).cpu().contiguous()
+        for name, t in bridge.state_dict().items()
+    }
+    save_file(tensors, new / BRIDGE)
+    lora.save_pretrained(new)
+    for stray in new.glob("*.md"):
+        stray.unlink()
+    save_file(
+        {k: v.to(torch.bfloat16) for k, v in load_file(new / LORA).items()}, new / LORA, metadata={"format": "pt"}
+    )
+    config = json.loads((new / "adapter_config.json").read_text())
+    # A folder on this machine means nothing elsewhere; the manifest names the base.
+    config.update(base_model_name_or_path=manifest["decoder"], target_modules=sorted(config["target_modules"]))
+    (new / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    files = {name: file_hash(new / name) for name in (BRIDGE, LORA, "adapter_config.json")}
+    full = Manifest(**manifest, slots=bridge.slots, bridge=bridge.config, files=files)
+    (new / MANIFEST).write_text(full.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_card(new, full)
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return full
+
+
+def load_lora(decoder: Decoder, folder: Path, name: str, model: Any = None) -> Any:
+    """Put an adapter's LoRA on the decoder under ``name``; returns the ``PeftModel`` that holds them all.
+
+    Args:
+        model: what an earlier call returned; None for the first adapter on this decoder.
+
+    Raises:
+        LlinkError: E310 when the LoRA does not fit the decoder or holds values that are not finite.
+    """
+    import torch
+    from peft import LoraConfig, PeftModel
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = LoraConfig.from_pretrained(folder)
+        tensors = load_file(folder / LORA)
+    except (OSError, TypeError, ValueError, SafetensorError) as error:
+        raise LlinkError(
+            "E310", f"Adapter {folder}: {LORA} or adapter_config.json cannot be read ({error})."
+        ) from error
+    strangers = sorted(set(config.target_modules or ()) - set(decoder.lora_targets))
+    if strangers:
+        raise LlinkError("E310", f"Adapter {folder}: LoRA on {', '.join(strangers)}, which '{decoder.name}' has not.")
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise LlinkError("E310", f"Adapter {folder}: {LORA} holds values that are not finite.")
+    try:
+        if model is None:
+            model = PeftModel.from_pretrained(decoder.model, folder, adapter_name=name, autocast_adapter_dtype=False)
+        else:
+            if name in model.peft_config:
+                model.delete_adapter(name)
+            model.load_adapter(folder, adapter_name=name, autocast_adapter_dtype=False)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise LlinkError("E310", f"Adapter {folder}: {LORA} does not fit '{decoder.name}' ({reason}).") from error
+    return model.eval()

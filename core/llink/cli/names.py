@@ -1,0 +1,97 @@
+"""Names a user types for recipes and adapters, resolved to files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llink.adapter import MANIFEST
+from llink.errors import LlinkError, unknown_name
+from llink.home import home
+from llink.interfaces import Language, package_folder
+from llink.plugins import language, languages
+from llink.recipe import Recipe, recipe_files
+
+
+def all_recipes() -> dict[str, Path]:
+    """The recipes of every language as ``code/name``, found on disk."""
+    return {
+        f"{code}/{name}": path
+        for code, entry in sorted(languages().items())
+        for name, path in recipe_files(entry.package).items()
+    }
+
+
+def named_recipe(name: str) -> Path:
+    """A shipped recipe by ``code/name``, or by ``name`` where only one language has it.
+
+    Raises:
+        LlinkError: E205 when there is none, or more than one.
+    """
+    recipes = all_recipes()
+    matches = [full for full in recipes if name in (full, full.partition("/")[2])]
+    if len(matches) > 1:
+        raise LlinkError("E205", f"Several recipes are called '{name}'.", f"Say which: {', '.join(matches)}.")
+    if not matches:
+        raise unknown_name("E205", "recipe", name, recipes)
+    return recipes[matches[0]]
+
+
+def recipe_path(name: str, owner: Language | None = None) -> Path:
+    """A recipe by name (of the language ``owner``), or by a path that ends in ``.yaml``.
+
+    Raises:
+        LlinkError: E205 for an unknown name.
+    """
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Path(name)
+    if owner is None:
+        return named_recipe(name)
+    own = recipe_files(owner.package)
+    short = name.removeprefix(f"{owner.code}/")
+    if short not in own:
+        raise unknown_name("E205", f"{owner.name} recipe", name, own)
+    return own[short]
+
+
+def check_names(recipe: Recipe) -> None:
+    """Refuse a recipe that names what is not there, before an hour of training finds out.
+
+    Raises:
+        LlinkError: E201 language, E101 or E103 models, E203 projector, E204 slot injector.
+    """
+    from llink.registry import load_registry
+
+    language(recipe.language)
+    registry = load_registry()
+    if not Path(recipe.encoder.name).expanduser().exists():
+        registry.get(recipe.encoder.name, "encoder")
+    if not Path(recipe.decoder.name).expanduser().exists():
+        registry.get(recipe.decoder.name, "decoder")
+
+    from llink.injectors import INJECTORS
+    from llink.projectors import PROJECTORS
+
+    if recipe.projector.kind not in PROJECTORS:
+        raise unknown_name("E203", "projector", recipe.projector.kind, PROJECTORS)
+    if recipe.injector.kind not in INJECTORS:
+        raise unknown_name("E204", "slot injector", recipe.injector.kind, INJECTORS)
+
+
+def adapters(owner: Language) -> dict[str, Path]:
+    """A language's adapters by folder name: its package's, and the user's own, which come first."""
+    roots = (package_folder(owner.package, "adapters"), home() / "adapters" / owner.code)
+    return {path.parent.name: path.parent for root in roots for path in sorted(root.glob(f"*/{MANIFEST}"))}
+
+
+def adapter_path(name: str, owner: Language) -> Path:
+    """An adapter by folder or by name.
+
+    Raises:
+        LlinkError: E301 when there is none.
+    """
+    present = adapters(owner)
+    if name in present:
+        return present[name]
+    if (Path(name) / MANIFEST).is_file():
+        return Path(name)
+    raise unknown_name("E301", f"{owner.name} adapter (name, or folder with {MANIFEST})", name, present)

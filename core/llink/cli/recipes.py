@@ -1,0 +1,86 @@
+"""``llink recipes``: find, read, copy and check recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from llink.errors import LlinkError
+
+
+@click.group("recipes", short_help="Find, read, copy and check recipes.")
+def command() -> None:
+    """Find, read, copy and check the recipes of training."""
+
+
+@command.command("ls")
+def list_recipes() -> None:
+    """List the recipes of all languages."""
+    from llink.cli.names import all_recipes
+    from llink.cli.tables import table
+    from llink.plugins import languages
+
+    recipes = all_recipes()
+    if not recipes:
+        click.echo("No language brings a recipe.")
+        return
+    rows = [[name, languages()[name.partition("/")[0]].name, first_comment(path)] for name, path in recipes.items()]
+    click.echo(table(("recipe", "language", "about"), rows))
+
+
+@command.command("cat", short_help="Print a recipe.")
+@click.argument("name")
+def show(name: str) -> None:
+    """Print the recipe NAME, such as km/cpu, or cpu where one language has it."""
+    from llink.cli.names import named_recipe
+
+    click.echo(named_recipe(name).read_text(encoding="utf-8"), nl=False)
+
+
+@command.command("cp", short_help="Copy a recipe to a file.")
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path))
+def copy(name: str, file: Path) -> None:
+    """Copy the recipe NAME to FILE, to change it there; nothing is overwritten."""
+    from llink.cli.names import named_recipe
+
+    source = named_recipe(name)
+    target = file / source.name if file.is_dir() else file
+    if target.suffix not in (".yaml", ".yml"):
+        raise LlinkError(
+            "E206", f"A recipe's file name ends in .yaml, not '{target.name}'.", f"Try {target.name}.yaml."
+        )
+    try:
+        with target.open("xb") as out:
+            out.write(source.read_bytes())
+    except FileExistsError:
+        raise LlinkError("E206", f"{target} exists.", "Give another name, or delete it first.") from None
+    except OSError as error:
+        raise LlinkError("E206", f"Cannot write {target}: {error.strerror}.", "Give another place.") from None
+    click.echo(f"{target} written; use it with --recipe {target}")
+
+
+@command.command("validate", short_help="Check recipes.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.pass_context
+def validate(ctx: click.Context, files: tuple[str, ...]) -> None:
+    """Check recipes, as files or by name: keys, values, and that what they name is there."""
+    from llink.cli.names import check_names, recipe_path
+    from llink.recipe import load_recipe
+
+    wrong = 0
+    for file in files:
+        try:
+            check_names(load_recipe(recipe_path(file)))
+            click.echo(f"{file}: ok")
+        except LlinkError as error:
+            wrong += 1
+            click.echo(f"llink: {file}: {error}", err=True)
+    ctx.exit(1 if wrong else 0)
+
+
+def first_comment(path: Path) -> str:
+    """The first comment of a recipe, which says what it is."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((line.lstrip("# ").rstrip() for line in lines if line.startswith("#") and line.strip("# ")), "")

@@ -1,0 +1,226 @@
+"""Stage B: slots go into the prompt, LoRA and injector learn to make the frozen decoder read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+
+from llink.bridge import Bridge
+from llink.errors import LlinkError
+from llink.interfaces import Decoder
+from llink.losses import BagOfWords, Cosine, InfoNCE, UsageContrast
+from llink.progress import track
+from llink.prompt import TASKS, Prompt, build
+from llink.reading import in_batches, mean_loss, target_losses
+from llink.recipe import StageB
+from llink.training.checkpoints import Checkpoint
+from llink.training.features import FeatureCache
+from llink.training.stage_a import warmup_cosine
+from llink.training.warm_start import SlotTargets, features, length_batches
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example: the text behind the slots, the task, the English target, and the English of the text."""
+
+    text: str
+    task: str
+    target: str
+    english: str
+
+
+def add_lora(decoder: Decoder, config: StageB) -> PeftModel:
+    """Put a fresh LoRA on the decoder's attention and MLP projections, in place."""
+    lora = LoraConfig(
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=list(decoder.lora_targets),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(decoder.model, lora)
+
+
+def train_stage_b(
+    bridge: Bridge,
+    decoder: Decoder,
+    lora: PeftModel,
+    cache: FeatureCache,
+    examples: Sequence[Example],
+    config: StageB,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    dev: Callable[[], dict[str, float]] = dict,
+    every: int = 500,
+    checkpoint: Path | None = None,
+    log: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> None:
+    """Train injector and LoRA in place.
+
+    Args:
+        examples: drawn in an order that is new every pass, batches of one task and of like length.
+        dev: called every ``every`` steps and at the end; its numbers are plain cross-entropies.
+        log: gets every loss term by name every 20 steps.
+
+    Raises:
+        LlinkError: E402 when the loss is not finite.
+    """
+    device = accelerator.device
+    bridge.to(device)
+    bridge.projector.requires_grad_(config.lr_projector > 0)
+    prompts = {task: build(decoder, text, slots=bridge.slots) for task, text in TASKS.items()}
+    targets = [decoder.tokenize(e.target)[: config.max_target_tokens] for e in examples]
+    english = [decoder.tokenize(e.english) for e in examples]
+    aims = SlotTargets(decoder, bridge.slots)
+    optimizer = _optimizer(bridge, lora, config)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    steps = max(1, config.examples // config.batch)
+    usage, cosine, nce, bag = UsageContrast(), Cosine(), InfoNCE(), BagOfWords()
+    torch.manual_seed(seed)
+    state = Checkpoint({"bridge": bridge, "lora": lora}, {"all": optimizer})
+    first = state.load(checkpoint) if checkpoint else 0
+    batches = task_batches(examples, [len(t) + cache.length(e.text) for t, e in zip(targets, examples, strict=True)],
+                           config.batch, seed, first)  # fmt: skip
+    trainable = [p for group in optimizer.param_groups for p in group["params"]]
+    with track("Stage B", total=steps) as bar:
+        bar(first)
+        for step in range(first, steps):
+            bridge.train()
+            bridge.projector.train(config.lr_projector > 0)
+            lora.train()
+            rows = next(batches)
+            factor = warmup_cosine(step, steps, config.warmup)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            prompt, wanted = prompts[examples[rows[0]].task], [targets[i] for i in rows]
+            slots = bridge(*features(cache, [examples[i].text for i in rows], device))
+            right = mean_loss(target_losses(decoder, prompt, slots, wanted), wanted)
+            means, vocabulary, words = aims([english[i] for i in rows])
+            terms = {
+                "cosine": (config.cosine, cosine(slots=slots, targets=means)),
+                "info_nce": (config.info_nce, nce(student=slots.mean(1), teacher=means.mean(1), temperature=0.07)),
+                "bag_of_words": (config.bag_of_words, bag(slots=slots, vocabulary=vocabulary, wanted=words)),
+            }
+            if config.usage_weight and step % config.usage_every == 0:
+                zero = _zero_loss(decoder, bridge, prompt, wanted, right)
+                terms["usage_contrast"] = (config.usage_weight, usage(right=right, zero=zero))
+            loss = right + sum(weight * term for weight, term in terms.values())
+            if not torch.isfinite(loss):
+                raise LlinkError(
+                    "E402", f"Stage B: the loss is {loss.item()} at step {step}.", "Lower its learning rates."
+                )
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(trainable, config.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            bar(1)
+            if step % 20 == 0 or step == steps - 1:
+                log({"stage": "b", "step": step, "examples": (step + 1) * config.batch, "loss": right.item(),
+                     **{name: float(term.detach()) for name, (_, term) in terms.items()}})  # fmt: skip
+            if (step + 1) % every == 0 and step + 1 < steps:
+                if checkpoint:
+                    state.save(checkpoint, step + 1)
+                bridge.eval()
+                lora.eval()
+                log({"stage": "b", "step": step, **keep_rng(dev)})
+    bridge.eval()
+    lora.eval()
+    log({"stage": "b", "step": steps - 1, **keep_rng(dev)})
+
+
+def keep_rng(work: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Run ``work`` without moving the random state, so that measuring does not change training."""
+    state = torch.get_rng_state()
+    try:
+        return work()
+    finally:
+        torch.set_rng_state(state)
+
+
+def _optimizer(bridge: Bridge, lora: PeftModel, config: StageB) -> torch.optim.Optimizer:
+    """One AdamW; its groups are LoRA, injector, the scales and gates, and the projector where it is trained."""
+    scales = [p for n, p in bridge.injector.named_parameters() if n in ("scale", "gate")]
+    others = [p for n, p in bridge.injector.named_parameters() if n not in ("scale", "gate")]
+    groups = [
+        {"params": [p for p in lora.parameters() if p.requires_grad], "lr": config.lr_lora},
+        {"params": others, "lr": config.lr_injector},
+        {"params": scales, "lr": config.lr_scale},
+    ]
+    if config.lr_projector:
+        groups.append({"params": list(bridge.projector.parameters()), "lr": config.lr_projector})
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+
+
+def _zero_loss(
+    decoder: Decoder, bridge: Bridge, prompt: Prompt, wanted: Sequence[Sequence[int]], right: Tensor
+) -> Tensor:
+    """``L_zero``. Where the hinge is closed its gradient is zero, so the graph is built only where it is open."""
+    reserved = bridge.reserved.expand(len(wanted), -1, -1)
+    with torch.no_grad():
+        zero = mean_loss(target_losses(decoder, prompt, reserved, wanted), wanted)
+    if right.detach() <= zero:
+        return zero
+    return mean_loss(target_losses(decoder, prompt, reserved, wanted), wanted)
+
+
+def task_batches(examples: Sequence[Example], lengths: Sequence[int], batch: int, seed: int, first: int = 0) -> Any:
+    """Endless batches of one task each, of like length; tasks come as often as they have examples."""
+    by_task: dict[str, list[int]] = {}
+    for i, example in enumerate(examples):
+        by_task.setdefault(example.task, []).append(i)
+    tasks = sorted(by_task)
+    sizes = torch.tensor([float(len(by_task[task])) for task in tasks])
+    streams = {
+        task: length_batches([lengths[i] for i in by_task[task]], batch, seed + n) for n, task in enumerate(tasks)
+    }
+    generator = torch.Generator().manual_seed(seed)
+    number = 0
+    while True:
+        task = tasks[int(torch.multinomial(sizes, 1, generator=generator))]
+        rows = next(streams[task])
+        if number >= first:
+            yield [by_task[task][i] for i in rows]
+        number += 1
+
+
+@torch.inference_mode()
+def dev_losses(
+    bridge: Bridge,
+    decoder: Decoder,
+    cache: FeatureCache,
+    examples: Sequence[Example],
+    batch: int = 16,
+) -> dict[str, float]:
+    """Plain cross-entropy in nats per token with the right slots, reserved rows (zero) and another text's slots.
+
+    Texts are sorted by target length first; "shuffled" gives each text the slots of its neighbour, which is
+    then of like length and the harder test.
+    """
+    device = bridge.reserved.device
+    order = sorted(examples, key=lambda e: len(e.target))
+    totals = {"right": 0.0, "zero": 0.0, "shuffled": 0.0}
+    tokens = 0
+    for part in in_batches(len(order), batch):
+        rows = order[part]
+        prompt = build(decoder, TASKS[rows[0].task], slots=bridge.slots)
+        wanted = [decoder.tokenize(e.target) for e in rows]
+        slots = bridge(*features(cache, [e.text for e in rows], device))
+        kinds = {"right": slots, "zero": bridge.reserved.expand_as(slots), "shuffled": slots.roll(1, 0)}
+        for kind, given in kinds.items():
+            totals[kind] += float(target_losses(decoder, prompt, given, wanted).sum())
+        tokens += sum(map(len, wanted)) + len(wanted)
+    losses = {kind: math.nan if not tokens else total / tokens for kind, total in totals.items()}
+    return {
+        **losses,
+        "usage_gap": losses["zero"] - losses["right"],
+        "shuffle_gap": losses["shuffled"] - losses["right"],
+    }
