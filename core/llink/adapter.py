@@ -176,7 +176,7 @@ def save_adapter(folder: Path, bridge: Bridge, lora: PeftModel, manifest: dict[s
         for name, t in bridge.state_dict().items()
     }
     save_file(tensors, new / BRIDGE)
-    lora.save_pretrained(new)
+    lora.save_pretrained(str(new))
     for stray in new.glob("*.md"):
         stray.unlink()
     save_file(
@@ -213,7 +213,7 @@ def load_lora(decoder: Decoder, folder: Path, name: str, model: Any = None) -> A
     from safetensors.torch import load_file
 
     try:
-        config = LoraConfig.from_pretrained(folder)
+        config = LoraConfig.from_pretrained(str(folder))
         tensors = load_file(folder / LORA)
     except (OSError, TypeError, ValueError, SafetensorError) as error:
         raise LlinkError(

@@ -7,7 +7,7 @@ torch is imported for type checking only, so that listing plugins stays instant.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -94,31 +94,41 @@ class Decoder(ABC):
 
 
 class Projector(ABC):
-    """Carries a sentence vector into the decoder's hidden space: ``[B, H] -> [B, D]``.
+    """Carries a sentence vector into the decoder's hidden space; implementations are ``nn.Module`` too."""
 
-    Implementations are ``nn.Module`` too; ``forward`` takes zF and returns pF.
-    """
+    @abstractmethod
+    def fit_input(self, pooled: Tensor) -> None:
+        """Take what is needed of the training vectors ``[N, H]``, such as mean and deviation."""
+
+    @abstractmethod
+    def forward(self, pooled: Tensor) -> Tensor:
+        """zF ``[B, H]`` -> pF ``[B, D]``."""
 
 
 class SlotInjector(ABC):
-    """Widens a projected sentence to K soft tokens.
-
-    Implementations are ``nn.Module`` too; ``forward(projected [B, D], states [B, T, H], mask [B, T])``
-    returns slots ``[B, K, D]``, ready to overwrite the reserved tokens' embeddings.
-    """
+    """Widens a projected sentence to K soft tokens; implementations are ``nn.Module`` too."""
 
     needs_states: ClassVar[bool] = False
     """Whether ``forward`` reads the encoder's token states, or the projected vector alone."""
+    slots: int
+    """K."""
+
+    def fit_input(self, states: Tensor) -> None:  # noqa: B027 (optional, not abstract)
+        """Take what is needed of training token states ``[N, H]``; asked only where ``needs_states``."""
+
+    @abstractmethod
+    def forward(self, projected: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        """pF ``[B, D]``, states ``[B, T, H]``, mask ``[B, T]`` -> slots ``[B, K, D]`` at embedding norm."""
 
 
 class Loss(ABC):
-    """A named term of a training objective; called with the keyword arguments it documents."""
+    """A named term of a training objective.
+
+    ``__call__`` takes the keyword arguments that its class documents, ignores others, and returns a scalar.
+    """
 
     name: ClassVar[str]
-
-    @abstractmethod
-    def __call__(self, **inputs: Any) -> Tensor:
-        """A scalar."""
+    __call__: Callable[..., Tensor]
 
 
 @dataclass(frozen=True)

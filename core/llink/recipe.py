@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,10 +202,8 @@ def _override(raw: dict[str, Any], item: str) -> None:
         raise LlinkError("E202", f"'{value}' in '{item}' is no YAML value.") from None
     # YAML 1.1 reads 1e-4 as a string; a number is meant.
     if isinstance(section[last], str):
-        try:
+        with suppress(ValueError):
             section[last] = float(section[last])
-        except ValueError:
-            pass
 
 
 def _keys_beside(where: list[str]) -> list[str]:

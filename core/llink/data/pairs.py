@@ -176,7 +176,7 @@ def _hub_rows(source: str) -> Iterator[tuple[str, Any]]:
     import datasets
 
     repo, *rest = source.removeprefix("hub:").split(":")
-    config, split = (rest + [None, None])[:2] if rest else (None, None)
+    config, split = (*rest, None, None)[:2]
     try:
         rows = datasets.load_dataset(repo, config, split=split or "train", streaming=True)
         for number, row in enumerate(rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,5 +50,6 @@ class TeacherEncoder(Encoder):
 
     def _run(self, embeds: Tensor) -> Tensor:
         # Padding is on the right and attention is causal, so no token ever sees it.
-        out = self.decoder.model.base_model(inputs_embeds=embeds, output_hidden_states=True, use_cache=False)
+        model: Any = self.decoder.model
+        out = model.base_model(inputs_embeds=embeds, output_hidden_states=True, use_cache=False)
         return out.hidden_states[self.teacher.layer]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class SlotTargets:
         if len(ids) <= self.slots:
             return [[i] for i in ids] + [[self.filler]] * (self.slots - len(ids))
         cuts = [round(k * len(ids) / self.slots) for k in range(self.slots + 1)]
-        return [list(ids[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [list(ids[a:b]) for a, b in pairwise(cuts)]
 
     def __call__(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
         """Targets ``[B, K, D]``, unit vocabulary ``[U, D]`` of the batch and wanted tokens ``[B, K, U]``."""
@@ -139,7 +140,7 @@ def fit_states(bridge: Bridge, cache: FeatureCache, texts: Sequence[str], seed: 
         return
     picks = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed))[:1000].tolist()
     states, mask = cache.states([texts[i] for i in picks])
-    bridge.injector.fit_input(states[mask])  # type: ignore[operator, union-attr]
+    bridge.injector.fit_input(states[mask])
 
 
 def length_batches(lengths: Sequence[int], batch: int, seed: int, first: int = 0) -> Any:
