@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llink import __version__
 from llink.errors import LlinkError, unknown_name
-from llink.home import home
+from llink.home import atomic_write, home
 from llink.interfaces import Decoder, Encoder, Language, package_folder
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def save_adapter(folder: Path, bridge: Bridge, lora: PeftModel, manifest: dict[s
     (new / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     files = {name: file_hash(new / name) for name in (BRIDGE, LORA, "adapter_config.json")}
     full = Manifest(**manifest, slots=bridge.slots, bridge=bridge.config, files=files)
-    (new / MANIFEST).write_text(full.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    atomic_write(new / MANIFEST, full.model_dump_json(indent=2) + "\n")
     write_card(new, full)
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     if folder.exists():
@@ -196,6 +196,16 @@ def save_adapter(folder: Path, bridge: Bridge, lora: PeftModel, manifest: dict[s
     os.rename(new, folder)
     shutil.rmtree(old, ignore_errors=True)
     return full
+
+
+def record_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    """Put measured numbers into an adapter's manifest, suite by suite, and write its card anew."""
+    from llink.card import write_card
+
+    manifest = read_manifest(folder)
+    full = manifest.model_copy(update={"metrics": {**manifest.metrics, **metrics}})
+    atomic_write(folder / MANIFEST, full.model_dump_json(indent=2) + "\n")
+    write_card(folder, full)
 
 
 def load_lora(decoder: Decoder, folder: Path, name: str, model: Any = None) -> Any:
@@ -222,6 +232,11 @@ def load_lora(decoder: Decoder, folder: Path, name: str, model: Any = None) -> A
     strangers = sorted(set(config.target_modules or ()) - set(decoder.lora_targets))
     if strangers:
         raise LlinkError("E310", f"Adapter {folder}: LoRA on {', '.join(strangers)}, which '{decoder.name}' has not.")
+    # peft fills what is missing with fresh weights, and has changed the decoder by the time it sees a wrong shape.
+    fits, present = _lora_shapes(decoder, config), {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if fits != present:
+        wrong = min(name for name in fits | present if fits.get(name) != present.get(name))
+        raise LlinkError("E310", f"Adapter {folder}: {LORA} does not fit '{decoder.name}' at {wrong}.")
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise LlinkError("E310", f"Adapter {folder}: {LORA} holds values that are not finite.")
     try:
@@ -235,3 +250,14 @@ def load_lora(decoder: Decoder, folder: Path, name: str, model: Any = None) -> A
         reason = " ".join(str(error).split())[:160]
         raise LlinkError("E310", f"Adapter {folder}: {LORA} does not fit '{decoder.name}' ({reason}).") from error
     return model.eval()
+
+
+def _lora_shapes(decoder: Decoder, config: Any) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a LoRA of this configuration on this decoder."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    modules: Any = decoder.model.named_modules()
+    for name, module in modules:
+        if name.rsplit(".", 1)[-1] in (config.target_modules or ()):
+            shapes[f"base_model.model.{name}.lora_A.weight"] = (config.r, module.in_features)
+            shapes[f"base_model.model.{name}.lora_B.weight"] = (module.out_features, config.r)
+    return shapes

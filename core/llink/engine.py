@@ -21,6 +21,7 @@ from llink.prompt import Prompt, build, instruction_for
 from llink.reading import generate, in_batches, pad_left, prompt_embeddings
 from llink.registry import load_registry
 from llink.script import check_script, detect
+from llink.text import normalise
 
 MAX_CHARS = 20_000
 """Longer text is refused: it is a document, and the slots hold a sentence or two."""
@@ -212,14 +213,15 @@ class Engine:
         """Every text as one or more pieces, pieces grouped by language, answers put together in order."""
         pieces: dict[str, list[tuple[int, str]]] = {}
         for row, text in enumerate(rows):
-            if not text.strip():
-                raise LlinkError("E510", "The text is empty.", "Give a sentence.")
             if len(text) > MAX_CHARS:
                 raise LlinkError("E511", f"The text has {len(text):,} characters; {MAX_CHARS:,} is the limit.",
                                  "Pass it sentence by sentence, one a line.")  # fmt: skip
+            if not normalise(text):
+                raise LlinkError("E510", "The text is empty.", "Give a sentence.")
             spoken = plugins.language(self.detect(text) if language == "auto" else language)
             if language != "auto":
                 check_script(text, spoken)
+            self.resident(spoken.code)  # the adapter states how the encoder is read, so it comes first
             for piece in self._pieces(text, spoken, split):
                 pieces.setdefault(spoken.code, []).append((row, piece))
         parts: list[list[str]] = [[] for _ in rows]
@@ -237,13 +239,17 @@ class Engine:
     def _pieces(self, text: str, spoken: Language, split: bool) -> list[str]:
         text = text.strip()
         pieces = spoken.sentences(text) if split and (len(text) > LONG or "\n" in text) else [text]
-        for piece, count in zip(pieces, self.encoder_tokens(pieces), strict=True):
+        pieces = [spoken.normalise(piece) for piece in pieces]
+        counts = self.encoder_tokens(pieces)
+        if not any(counts):
+            raise LlinkError("E510", "The encoder has no token for anything in the text.", "Give a sentence.")
+        for piece, count in zip(pieces, counts, strict=True):
             if count > self.encoder.max_tokens:
                 raise LlinkError(
                     "E511", f"A passage of {len(piece):,} characters is {count} encoder tokens; {self.encoder.max_tokens} is the limit.",
                     "Cut it into sentences, one a line.",
                 )  # fmt: skip
-        return pieces
+        return [piece for piece, count in zip(pieces, counts, strict=True) if count]
 
     def encoder_tokens(self, texts: Sequence[str]) -> list[int]:
         """Encoder tokens of each text."""

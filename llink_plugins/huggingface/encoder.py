@@ -22,8 +22,8 @@ class HuggingFaceEncoder(Encoder):
         path: local folder with ``config.json``, safetensors weights and tokenizer files.
         name: id in the registry.
         fingerprint: sha256 of the weights.
-        layer: which hidden state to read; 0 is the input embeddings, None the last. Later layers are
-            never run.
+        layer: which hidden state to read; 0 is what the first layer gets, None the last. Later layers are
+            dropped where the stack of layers is found under one of the usual names.
         max_tokens: longer text is cut off here.
         device, dtype: where and how the weights are held.
 
@@ -55,24 +55,25 @@ class HuggingFaceEncoder(Encoder):
         self.layer = depth if layer is None else layer
         if not 0 <= self.layer <= depth:
             raise LlinkError("E303", f"Encoder '{name}' has {depth} layers; layer {self.layer} does not exist.")
-        self._keep_layers(self.layer, depth)
+        self._read_all = not self._keep_layers(self.layer, depth)
         self.model.eval().requires_grad_(False).to(device)
         self.signature = f"{fingerprint}|layer={self.layer}|mean|max={max_tokens}"
 
-    def _keep_layers(self, layer: int, depth: int) -> None:
-        """Drop the layers above ``layer``, and the final norm that belongs after the last one."""
+    def _keep_layers(self, layer: int, depth: int) -> bool:
+        """Drop the layers above ``layer``, and the final norm that belongs after the last one; False if not found."""
         if layer == depth:
-            return
+            return True
         for owner in (self.model, getattr(self.model, "encoder", None)):
             for attribute in ("layers", "layer", "block"):
                 stack = getattr(owner, attribute, None)
                 if isinstance(stack, nn.ModuleList):
                     setattr(owner, attribute, stack[:layer])
                     self.model.config.num_hidden_layers = layer
-                    for norm in ("norm", "final_layer_norm"):
+                    for norm in ("norm", "final_norm", "final_layer_norm"):
                         if isinstance(getattr(owner, norm, None), nn.Module):
                             setattr(owner, norm, nn.Identity())
-                    return
+                    return True
+        return False
 
     def _ids(self, text: str) -> list[int]:
         """Special-token-proof ids of the text itself, without BOS, EOS or CLS."""
@@ -109,10 +110,9 @@ class HuggingFaceEncoder(Encoder):
 
     def _states(self, input_ids: Tensor, attention: Tensor) -> Tensor:
         """Hidden states ``[B, T, H]`` of the chosen layer, special tokens still in."""
-        if self.layer == 0:
-            return self.model.get_input_embeddings()(input_ids)
         extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
-        return self.model(input_ids=input_ids, attention_mask=attention, **extra).last_hidden_state
+        out = self.model(input_ids=input_ids, attention_mask=attention, output_hidden_states=self._read_all, **extra)
+        return out.hidden_states[self.layer] if self._read_all else out.last_hidden_state
 
 
 def _own_tokens(states: Tensor, own: Tensor) -> Encoded:

@@ -21,37 +21,24 @@ def load_tokenizer(path: Path) -> Any:
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
     """Ids of ``text`` as ordinary characters, without BOS or EOS.
 
-    ``split_special_tokens`` spells out what is registered as special. A few added tokens are not
-    registered so (Gemma's ``[multimodal]``, Llama's reserved ones in some conversions); they are
-    broken up with a space after their first character, which no reader minds.
+    ``split_special_tokens`` spells special tokens out; a tokenizer that does not know it gets them broken
+    up by a space after their first character, which no reader minds.
     """
-    reserved = _reserved(tokenizer)
+    special = _special(tokenizer)
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-    if reserved.keys().isdisjoint(ids):
+    if special.keys().isdisjoint(ids):
         return ids
-    for token in reserved.values():
+    for token in special.values():
         text = text.replace(token, f"{token[:1]} {token[1:]}")
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-    return [i for i in ids if i not in reserved]
+    return [i for i in ids if i not in special]
 
 
-def _reserved(tokenizer: Any) -> dict[int, str]:
-    """Ids that user text must not contain: special tokens, and added tokens that look like markup."""
-    cached = getattr(tokenizer, "_llink_reserved", None)
+def _special(tokenizer: Any) -> dict[int, str]:
+    """Id -> text of every special token; kept on the tokenizer, since a large one has thousands of added tokens."""
+    cached = getattr(tokenizer, "_llink_special", None)
     if cached is None:
-        special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-        markup = {
-            i: t.content
-            for i, t in tokenizer.added_tokens_decoder.items()
-            if t.special or (t.content[:1] in "<[" and t.content[-1:] in ">]" and not _is_html(t.content))
-        }
-        cached = tokenizer._llink_reserved = {**markup, **special}
+        added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        named = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        cached = tokenizer._llink_special = {**added, **named}
     return cached
-
-
-def _is_html(token: str) -> bool:
-    """Gemma has tokens for HTML tags; they are text like any other."""
-    name = token.strip("</>")
-    return token.startswith("<") and name.isalnum() and name.islower() and not name.startswith("unused") and name not in {
-        "bos", "eos", "pad", "unk", "mask", "s",
-    }  # fmt: skip

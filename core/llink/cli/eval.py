@@ -48,6 +48,7 @@ SUITES = ("retrieval", "usage", "translate")
 )
 @click.option("--limit", type=click.IntRange(min=2), metavar="N", help="Use the first N pairs of each dev set.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE.json", help="Write the numbers as JSON too.")
+@click.option("--record", is_flag=True, help="Put the numbers into the adapter's manifest and card.")
 def command(
     code: str,
     suite_names: str,
@@ -56,6 +57,7 @@ def command(
     data: Path,
     limit: int | None,
     out: Path | None,
+    record: bool,
 ) -> None:
     """Measure the adapter of the language CODE on the dev sets of a recipe."""
     from llink.cli.names import adapter_path, recipe_path
@@ -68,19 +70,22 @@ def command(
     recipe = load_recipe(path)
     folder = adapter_path(adapter, entry) if adapter else None
 
+    from llink.adapter import find_adapter, record_metrics
     from llink.evaluation.run import evaluate
 
     results = evaluate(entry, suites=suites, adapter=folder, recipe=recipe, data=data, limit=limit)
     click.echo(report(results))
+    if record:
+        record_metrics(find_adapter(entry, recipe.encoder.name, recipe.decoder.name, folder), results)
     if out:
-        record = {
+        rows = {
             "language": entry.code,
             "adapter": str(folder) if folder else None,
             "recipe": path.stem,
             "limit": limit,
             "results": results,
         }
-        save(out, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        save(out, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
 
 
 def parse_suites(names: str) -> list[str]:

@@ -94,11 +94,11 @@ def run(
         if adapter:
             adapter_path(adapter, entry)
     texts = read_texts(text, file)
+    codes = languages_of(texts, language)
 
     from llink.engine import Engine
 
     engine = Engine.load(device=device)
-    codes = languages_of(texts, engine.detect) if language == AUTO else [language] * len(texts)
     for code in sorted({code for code, text in zip(codes, texts, strict=True) if text.strip()}):
         engine.add(code, adapter_path(adapter, plugins.language(code)) if adapter else None)
     with bar(len(texts)) as advance:
@@ -158,12 +158,21 @@ def read(file: Path | None) -> str:
         raise LlinkError("E508", f"{name} cannot be read: {error.strerror}.") from None
 
 
-def languages_of(texts: Sequence[str], detect: Callable[[str], str]) -> list[str]:
+def languages_of(texts: Sequence[str], language: str) -> list[str]:
     """The language code of each text, empty for a blank one; an error names the line."""
+    from llink import plugins
+    from llink.script import check_script, detect
+
     codes = []
     for number, text in enumerate(texts, 1):
         try:
-            codes.append(detect(text) if text.strip() else "")
+            if not text.strip():
+                codes.append("")
+            elif language == AUTO:
+                codes.append(detect(text, plugins.languages()).code)
+            else:
+                check_script(text, plugins.language(language))
+                codes.append(language)
         except LlinkError as error:
             where = f"Line {number}: " if len(texts) > 1 else ""
             raise LlinkError(error.code, where + error.message, error.hint) from None

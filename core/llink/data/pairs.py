@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,7 @@ def training_pairs(data: Data, root: Path, normalise: Callable[[str], str]) -> P
     """The recipe's training pairs: normalised, filtered, sampled, one a (english, foreign) string."""
     chosen = Pairs()
     seen: set[tuple[str, str]] = set()
-    held_out = {p.english for name in data.dev for p in dev_pairs(data, root, name, normalise).rows}
+    held_out = _held_out(data, root, normalise)
     for source in data.train:
         read = read_pairs(source, root, data.columns)
         for reason, count in read.skipped.items():
@@ -112,26 +113,35 @@ def dev_pairs(data: Data, root: Path, name: str, normalise: Callable[[str], str]
     """A dev set of the recipe, normalised like training text; ``file#source`` takes one source's rows of a file."""
     file, _, only = data.dev[name].partition("#")
     pairs = read_pairs(file, root, data.columns)
-    pairs.rows = [
+    rows = [
         Pair(normalise(p.english), normalise(p.foreign), p.source, p.licence)
         for p in pairs.rows
         if not only or p.source == only
     ]
+    pairs.rows = [p for p in rows if p.english and p.foreign]
+    if not pairs.rows:
+        raise LlinkError("E211", f"No pair in {data.dev[name]}.", f"Correct data.dev.{name} in the recipe.")
     return pairs
 
 
+def _held_out(data: Data, root: Path, normalise: Callable[[str], str]) -> set[str]:
+    """The English strings of all dev sets."""
+    return {p.english for name in data.dev for p in dev_pairs(data, root, name, normalise).rows}
+
+
 def english_text(data: Data, root: Path, normalise: Callable[[str], str]) -> list[str]:
-    """General English sentences of the recipe, at most ``max_english``, picked by hash."""
+    """General English sentences of the recipe, none of a dev set, at most ``max_english``, picked by hash."""
     lines: set[str] = set()
     for source in data.english:
         lines |= {normalise(line) for _, line in _lines(_file(source, root))}
+    lines -= _held_out(data, root, normalise)
     kept = [line for line in lines if len(line.split()) >= data.min_words and len(line) <= data.max_chars]
     return sorted(kept, key=share)[: data.max_english]
 
 
 def share(text: str) -> float:
     """A number in [0, 1) that depends on the text alone: the same sample on every machine."""
-    return int(hashlib.sha256(text.encode("utf-8")).hexdigest()[:8], 16) / 2**32
+    return int(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8], 16) / 2**32
 
 
 def _file(source: str, root: Path) -> Path:
@@ -151,7 +161,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield f"{path.name}:{number}", line.rstrip("\n")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise LlinkError("E212", f"Data file {path} is damaged: {error}.") from error
 
 

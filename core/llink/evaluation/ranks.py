@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def retrieval_ranks(queries: Tensor, candidates: Tensor) -> Tensor:
-    """Rank (1 is best) of candidate i for query i by cosine; ties count against the query.
+    """Rank (1 is best) of candidate i for query i by cosine; ties and NaN count against the query.
 
     Args:
         queries, candidates: ``[N, D]``, row i of one belongs to row i of the other.
@@ -19,7 +19,7 @@ def retrieval_ranks(queries: Tensor, candidates: Tensor) -> Tensor:
     scores = F.normalize(queries.float(), dim=-1) @ F.normalize(candidates.float(), dim=-1).T
     own = scores.diagonal()[:, None]
     others = ~torch.eye(len(scores), dtype=torch.bool)
-    return 1 + ((scores >= own) & others).sum(1)
+    return 1 + (~(scores < own) & others).sum(1)
 
 
 def retrieval_metrics(queries: Tensor, candidates: Tensor) -> dict[str, float]:

@@ -206,8 +206,11 @@ class Run:
                 checkpoint=self.out / "checkpoints" / "stage_b",
                 log=self.log,
             )
+        # The teacher is the frozen decoder: where its states are not in the cache yet, the LoRA must be off.
+        with lora.disable_adapter():
+            retrieval = self.retrieval(bridge)
         self.metrics |= {
-            "retrieval": self.retrieval(bridge),
+            "retrieval": retrieval,
             "usage": {name: self._usage(bridge, rows) for name, rows in self.dev.items()},
         }
         save_adapter(adapter, bridge, lora, self.manifest())
