@@ -20,6 +20,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
+from llink.quiet import no_bars
 from llink_khmer import SAMPLES
 
 LAYERS = 3
@@ -79,7 +80,7 @@ def gemma3(folder: Path) -> Path:
     # Every byte is a token, as in Gemma: no text is unknown.
     every_byte = [f"<0x{byte:02X}>" for byte in range(256)]
     tokenizer.train_from_iterator(
-        [t for text in CORPUS for t in text.split()],
+        [f"▁{word}" for text in CORPUS for word in text.split()],
         trainers.BpeTrainer(vocab_size=500, special_tokens=specials + every_byte, show_progress=False),
     )
     state = json.loads(tokenizer.to_str())
@@ -114,7 +115,7 @@ def llama3(folder: Path) -> Path:
         single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 0)]
     )
     size = _save_tokenizer(
-        folder, tokenizer, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", chat_template=LLAMA3
+        folder, tokenizer, bos_token="<|begin_of_text|>", eos_token="<|end_of_text|>", chat_template=LLAMA3
     )
     return _save_model(folder, LlamaForCausalLM, LlamaConfig(**_decoder_sizes(size, 0, [1, 4])))
 
@@ -170,5 +171,6 @@ def _save_model(folder: Path, kind: Any, config: Any, seed: int = 7) -> Path:
         # The usual 0.02 would leave a model this small all but linear; every part shall show in the output.
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.15)
-    model.save_pretrained(folder)
+    with no_bars():
+        model.save_pretrained(folder)
     return folder

@@ -1,0 +1,92 @@
+"""Every loss against a value worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import tensor
+
+from llink.losses import BagOfWords, Cosine, Direction, InfoNCE, LogNorm, UsageContrast
+
+EYE = torch.eye(2)
+
+
+@pytest.mark.parametrize(("right", "zero", "value", "slope"), [(3.0, 2.0, 1.0, 1.0), (2.0, 3.0, 0.0, 0.0)])
+def test_usage_contrast_costs_only_where_slots_hurt(right: float, zero: float, value: float, slope: float) -> None:
+    with_slots, without = tensor(right, requires_grad=True), tensor(zero, requires_grad=True)
+    loss = UsageContrast()(right=with_slots, zero=without)
+    assert loss.item() == value
+    loss.backward()
+    # Going downhill lowers the loss with slots and raises the one without.
+    assert (with_slots.grad, without.grad) == (slope, -slope)
+
+
+def test_cosine() -> None:
+    slots, targets = tensor([[[1.0, 0.0], [0.0, 2.0]]]), tensor([[[3.0, 0.0], [1.0, 0.0]]])
+    assert Cosine()(slots=slots, targets=targets).item() == pytest.approx(1 - (1 + 0) / 2)
+    assert Cosine()(slots=slots, targets=-slots).item() == pytest.approx(2)
+
+
+def test_direction_knows_no_length() -> None:
+    student, teacher = tensor([[5.0, 0.0], [0.0, 1.0]]), tensor([[0.1, 0.0], [3.0, 0.0]])
+    # Equal directions cost 0, a right angle |(0, 1) - (1, 0)|^2 = 2.
+    assert Direction()(student=student, teacher=teacher).item() == pytest.approx((0 + 2) / 2)
+
+
+def test_log_norm_knows_no_direction() -> None:
+    student, teacher = tensor([[math.e, 0.0], [0.0, 1.0]]), tensor([[0.0, 1.0], [math.e**2, 0.0]])
+    assert LogNorm()(student=student, teacher=teacher).item() == pytest.approx((1**2 + 2**2) / 2, rel=1e-5)
+
+
+def test_info_nce() -> None:
+    # Scores are 1 on the diagonal, 0 beside it, over a temperature of 0.5.
+    expected = -math.log(math.exp(2) / (math.exp(2) + 1))
+    assert InfoNCE()(student=EYE * 3, teacher=EYE * 5, temperature=0.5).item() == pytest.approx(expected, rel=1e-5)
+    wrong = InfoNCE()(student=EYE, teacher=EYE.flip(0), temperature=0.5).item()
+    assert wrong == pytest.approx(expected + 2, rel=1e-5)
+
+
+def test_info_nce_is_symmetric() -> None:
+    student, teacher = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1)).unbind()
+    there = InfoNCE()(student=student, teacher=teacher, temperature=0.2)
+    back = InfoNCE()(student=teacher, teacher=student, temperature=0.2)
+    torch.testing.assert_close(there, back)
+
+
+def test_info_nce_groups_are_no_negatives_of_each_other() -> None:
+    student = tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    free = InfoNCE()(student=student, teacher=student, temperature=1.0)
+    masked = InfoNCE()(student=student, teacher=student, temperature=1.0, groups=tensor([7, 7, 9]))
+    one = math.log(1 + math.exp(-1))  # a row of two: itself, and the stranger
+    two = math.log(1 + 2 * math.exp(-1))  # the stranger has both of them against it
+    assert masked.item() == pytest.approx((one + one + two) / 3, rel=1e-5)
+    assert free.item() > masked.item() + 0.2
+
+
+def test_info_nce_takes_the_hardest_of_the_queue() -> None:
+    queue = tensor([[-1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, -1.0]])
+    # The hardest one of each row scores 0.8; it joins the student -> teacher side alone.
+    forward = math.log(1 + 1 / math.e + math.exp(0.8) / math.e)
+    backward = math.log(1 + 1 / math.e)
+    loss = InfoNCE()(student=EYE, teacher=EYE, temperature=1.0, queue=queue, hardest=1)
+    assert loss.item() == pytest.approx((forward + backward) / 2, rel=1e-5)
+    more = InfoNCE()(student=EYE, teacher=EYE, temperature=1.0, queue=queue, hardest=99)
+    rest = math.log(1 + (1 + math.exp(0.8) + math.exp(0.6) + math.exp(-1) + 1) / math.e)
+    assert more.item() == pytest.approx((rest + backward) / 2, rel=1e-5)
+    empty = InfoNCE()(student=EYE, teacher=EYE, temperature=1.0, queue=queue[:0])
+    assert empty.item() == pytest.approx(backward, rel=1e-5)
+
+
+def test_bag_of_words() -> None:
+    vocabulary = torch.eye(3)
+    slots = tensor([[[2.0, 0.0, 0.0], [0.0, 0.0, 5.0]]])
+    # The first slot says the first word alone, the second one the second and the third word.
+    wanted = tensor([[[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]])
+    total = math.log(math.e + 2)
+    expected = ((total - 1) + (0.5 * total + 0.5 * (total - 1))) / 2
+    loss = BagOfWords()(slots=slots, vocabulary=vocabulary, wanted=wanted, temperature=1.0)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    sharp = BagOfWords()(slots=slots[:, :1], vocabulary=vocabulary, wanted=wanted[:, :1], temperature=0.01)
+    assert sharp.item() == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,140 @@
+"""Recipes: what is refused, what --set changes, and that every shipped one is valid."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llink import LlinkError
+from llink.recipe import Recipe, load_recipe, recipe_files, validate
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted([*ROOT.glob("languages/*/recipes/*.yaml"), *ROOT.glob("llink_plugins/*/recipes/*.yaml")])
+
+
+@pytest.fixture
+def raw(raw_recipe: dict[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy(raw_recipe)
+
+
+@pytest.fixture
+def file(raw: dict[str, Any], tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(raw, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: f"{p.parts[-3]}/{p.name}")
+def test_shipped_recipe(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    # What it says of itself comes first: what it needs and how to launch it.
+    head = path.read_text(encoding="utf-8").split("version:")[0]
+    assert "# Needs:" in head
+    assert f"llink train {recipe.language}" in head
+    # As a run writes it down, it is the same recipe again.
+    assert validate(yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json"))), "again") == recipe
+
+
+def test_khmer_ships_recipes() -> None:
+    assert "cpu" in recipe_files("llink_khmer")
+    assert ROOT / "languages/llink_khmer/recipes/cpu.yaml" in SHIPPED
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("sede", "seed"),
+        ("stage_a.epoch", "stage_a.epochs"),
+        ("stage_b.lora.rank_alpha", "stage_b.lora.alpha"),
+        ("data.trian", "data.train"),
+        ("encoder.nam", "encoder.name"),
+    ],
+)
+def test_unknown_key(raw: dict[str, Any], key: str, meant: str) -> None:
+    *parents, last = key.split(".")
+    section = raw
+    for parent in parents:
+        section = section[parent]
+    section[last] = 1
+    with pytest.raises(LlinkError) as caught:
+        validate(raw, "mine.yaml")
+    assert caught.value.code == "E202"
+    assert f"mine.yaml: '{key}'" in str(caught.value)
+    assert f"Did you mean '{meant}'?" in caught.value.hint
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("stage_a.batch=1", "stage_a.batch"),
+        ("stage_a.lr=-1", "stage_a.lr"),
+        ("stage_a.lr=fast", "stage_a.lr"),
+        ("stage_a.lr=.nan", "stage_a.lr"),
+        ("stage_b.task_share=1.5", "stage_b.task_share"),
+        ("injector.slots=0", "injector.slots"),
+        ("teacher.position=first", "teacher.position"),
+        ("dtype=float8", "dtype"),
+        ("data.train=nothing", "data.train"),
+        ("version=2", "version"),
+        ("stage_b=4", "stage_b"),
+        ("stage_b.btach=4", "Did you mean 'stage_b.batch'?"),
+        ("batch", "key=value"),
+        ("=4", "key=value"),
+        ("name.more=4", "not a section"),
+        ("seed=[1", "no YAML"),
+    ],
+)
+def test_bad_override(file: Path, override: str, says: str) -> None:
+    with pytest.raises(LlinkError, match=r"^\[E202\]") as caught:
+        load_recipe(file, (override,))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides(file: Path) -> None:
+    sets = (
+        "stage_b.lr_lora=1e-4", "stage_b.lora.r=2", "stage_a.temperature=[0.1, 0.05]", "data.max_pairs=null",
+        "encoder.options.layer=1", "stage_a.english_side=false", "name=with = sign", "stage_b.lora.r=3",
+        "data.sample={a: 0.5}", "stage_a.min_lr=1E-6",
+    )  # fmt: skip
+    recipe = load_recipe(file, sets)
+    assert recipe.stage_b.lr_lora == 1e-4
+    assert recipe.stage_b.lora.r == 3
+    assert recipe.stage_b.lora.alpha == load_recipe(file).stage_b.lora.alpha
+    assert recipe.stage_a.temperature == (0.1, 0.05)
+    assert recipe.stage_a.min_lr == 1e-6
+    assert recipe.stage_a.english_side is False
+    assert recipe.encoder.options == {"layer": 1}
+    assert recipe.data.max_pairs is None
+    assert recipe.data.sample == {"a": 0.5}
+    assert recipe.name == "with = sign"
+
+
+@pytest.mark.parametrize("content", [b"", b"- a\n- b\n", b"a: [", b"\xff\xfe\x00", b"text"])
+def test_no_recipe(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(LlinkError, match=r"\[E202\]") as caught:
+        load_recipe(tmp_path / "x.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(LlinkError, match=r"\[E202\]"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_missing_key(raw: dict[str, Any]) -> None:
+    del raw["language"]
+    with pytest.raises(LlinkError, match=r"\[E202\].*language"):
+        validate(raw, "x")
+
+
+def test_recipe_is_frozen(tiny_recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        tiny_recipe.seed = 3
