@@ -45,7 +45,11 @@ def engine() -> Engine:
 
 def translate(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "llink", "translate", *arguments], input=text, capture_output=True, text=True, timeout=600
+        [sys.executable, "-m", "llink", "translate", *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
 
 

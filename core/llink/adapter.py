@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from llink.bridge import Bridge
 
-BRIDGE, LORA, MANIFEST = "bridge.safetensors", "adapter_model.safetensors", "manifest.json"
+BRIDGE, LORA, LORA_CONFIG = "bridge.safetensors", "adapter_model.safetensors", "adapter_config.json"
+MANIFEST = "manifest.json"
 
 
 class Manifest(BaseModel):
@@ -118,7 +119,7 @@ def check(folder: Path, manifest: Manifest, encoder: Encoder, decoder: Decoder) 
         raise LlinkError(
             "E311", f"Adapter {folder} was trained on another prompt than this version builds.", "Retrain it."
         )
-    for name, wanted in manifest.files.items():
+    for name, wanted in {**dict.fromkeys((BRIDGE, LORA, LORA_CONFIG), ""), **manifest.files}.items():
         path = folder / name
         if Path(name).name != name or not path.is_file() or file_hash(path) != wanted:
             raise LlinkError("E310", f"Adapter {folder}: {name} is missing or damaged.", "Fetch or train it again.")
@@ -182,11 +183,11 @@ def save_adapter(folder: Path, bridge: Bridge, lora: PeftModel, manifest: dict[s
     save_file(
         {k: v.to(torch.bfloat16) for k, v in load_file(new / LORA).items()}, new / LORA, metadata={"format": "pt"}
     )
-    config = json.loads((new / "adapter_config.json").read_text())
+    config = json.loads((new / LORA_CONFIG).read_text())
     # A folder on this machine means nothing elsewhere; the manifest names the base.
     config.update(base_model_name_or_path=manifest["decoder"], target_modules=sorted(config["target_modules"]))
-    (new / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    files = {name: file_hash(new / name) for name in (BRIDGE, LORA, "adapter_config.json")}
+    (new / LORA_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    files = {name: file_hash(new / name) for name in (BRIDGE, LORA, LORA_CONFIG)}
     full = Manifest(**manifest, slots=bridge.slots, bridge=bridge.config, files=files)
     atomic_write(new / MANIFEST, full.model_dump_json(indent=2) + "\n")
     write_card(new, full)

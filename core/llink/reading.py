@@ -105,6 +105,9 @@ def pad_left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def in_batches(count: int, size: int) -> Iterator[slice]:
-    """Consecutive slices that cover ``range(count)``."""
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
+    """Consecutive slices that cover ``range(count)``; a last one of a single row joins the one before."""
+    start = 0
+    while start < count:
+        end = count if count - start <= size + 1 else start + size
+        yield slice(start, end)
+        start = end

@@ -157,7 +157,7 @@ def _file(source: str, root: Path) -> Path:
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8", errors="replace") as lines:
+        with opener(path, "rt", encoding="utf-8-sig", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield f"{path.name}:{number}", line.rstrip("\n")

@@ -99,6 +99,8 @@ class Run:
     def log(self, row: dict[str, Any]) -> None:
         """Append to ``metrics.jsonl``."""
         with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+            if lines.tell() and not _ends_line(self.out / "metrics.jsonl"):
+                lines.write("\n")  # a kill cut the last line off
             lines.write(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
 
     def encode(self) -> None:
@@ -292,6 +294,12 @@ class Run:
         seconds = round(time.monotonic() - start, 1)
         self.log({"stage": part, "seconds": seconds})
         print(f"{part}: {seconds:.0f} s", flush=True)
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def _claim(recipe: Recipe, out: Path, resume: bool) -> None:
