@@ -18,7 +18,7 @@ from llink.errors import LlinkError
 from llink.interfaces import Decoder, Encoder, Language
 from llink.models import load_decoder, load_encoder
 from llink.prompt import Prompt, build, instruction_for
-from llink.reading import generate, in_batches, pad_left, prompt_embeddings
+from llink.reading import answer_prompts, generate, in_batches, prompt_embeddings
 from llink.registry import load_registry
 from llink.script import check_script, detect
 from llink.text import normalise
@@ -193,12 +193,10 @@ class Engine:
 
     def _bare(self, rows: list[str], max_new_tokens: int, options: dict[str, Any]) -> list[str]:
         answers = []
-        with self.using(None), torch.inference_mode():
+        with self.using(None):
             for part in in_batches(len(rows), BATCH):
                 prompts = [build(self.decoder, text) for text in rows[part]]
-                device = torch.device(self.device)
-                embeds, mask = pad_left([prompt_embeddings(self.decoder, p, None, device)[0] for p in prompts])
-                answers += generate(self.decoder, embeds, mask, max_new_tokens, **options)
+                answers += answer_prompts(self.decoder, prompts, max_new_tokens, **options)
         return answers
 
     def _answer(

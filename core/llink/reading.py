@@ -96,6 +96,14 @@ def generate(
     return [decoder.detokenize(row) for row in out.tolist()]
 
 
+def answer_prompts(decoder: Decoder, prompts: Sequence[Prompt], max_new_tokens: int = 128, **options: Any) -> list[str]:
+    """Greedy answers to prompts of plain text, without slots, in one batch."""
+    device = decoder.embedding_matrix().device
+    with torch.inference_mode():
+        embeds, mask = pad_left([prompt_embeddings(decoder, p, None, device)[0] for p in prompts])
+    return generate(decoder, embeds, mask, max_new_tokens, **options)
+
+
 def pad_left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Prompts ``[P_i, D]`` of different lengths as ``[B, P, D]`` and their mask ``[B, P]``."""
     width = max(len(row) for row in rows)

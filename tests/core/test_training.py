@@ -150,7 +150,7 @@ def test_unwritable_cache_stops_a_run(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("LLINK_HOME", str(tmp_path / "file"))
-    with pytest.raises(LlinkError, match=r"\[E401\].*LLINK_HOME"):
+    with pytest.raises(LlinkError, match=r"\[E112\].*LLINK_HOME"):
         train(tiny_recipe, stage="all", data=pairs_folder, out=tmp_path / "run")
 
 
@@ -458,5 +458,5 @@ def test_damaged_shard_is_made_anew(encoder: Counting, tmp_path: Path, damage: s
 
 def test_unwritable_cache(encoder: Counting, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(LlinkError, match=r"\[E401\].*LLINK_HOME"):
+    with pytest.raises(LlinkError, match=r"\[E112\].*LLINK_HOME"):
         FeatureCache(tmp_path / "file", encoder)

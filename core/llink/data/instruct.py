@@ -11,12 +11,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from llink.interfaces import Decoder
 from llink.progress import track
 from llink.prompt import TASKS, build
-from llink.reading import generate, in_batches, pad_left, prompt_embeddings
+from llink.reading import answer_prompts, in_batches
 
 DISTILLED_TASKS = tuple(task for task in TASKS if task != "translate")
 
@@ -39,14 +37,11 @@ def distil(
     known = _read(log)
     jobs = [(i, DISTILLED_TASKS[i % len(DISTILLED_TASKS)]) for i in range(len(english))]
     missing = sorted((j for j in jobs if _key(english[j[0]], j[1]) not in known), key=lambda j: len(english[j[0]]))
-    device = decoder.embedding_matrix().device
     with track("Self-distillation", total=len(missing)) as bar, log.open("a", encoding="utf-8") as lines:
         for part in in_batches(len(missing), 16):
             batch = missing[part]
             prompts = [build(decoder, TASKS[task], text=english[i]) for i, task in batch]
-            with torch.inference_mode():
-                embeds, mask = pad_left([prompt_embeddings(decoder, p, None, device)[0] for p in prompts])
-            answers = generate(decoder, embeds, mask, max_new_tokens)
+            answers = answer_prompts(decoder, prompts, max_new_tokens)
             for (i, task), answer in zip(batch, answers, strict=True):
                 key = _key(english[i], task)
                 known[key] = answer

@@ -16,7 +16,7 @@ from llink.home import home
 from llink.interfaces import Language
 from llink.progress import track
 from llink.prompt import TASKS, build
-from llink.reading import generate, in_batches, pad_left, prompt_embeddings
+from llink.reading import answer_prompts, in_batches
 from llink.recipe import Recipe, Teacher
 from llink.training.features import FeatureCache
 from llink.training.stage_b import Example, dev_losses
@@ -78,11 +78,9 @@ def translate(subject: Subject, rows: list[Pair]) -> Metrics:
         for part in in_batches(len(rows), BATCH):
             ours += engine.generate([p.foreign for p in rows[part]], subject.code, max_new_tokens=96)
             bar(len(rows[part]))
-            with engine.using(None), torch.inference_mode():
+            with engine.using(None):
                 prompts = [build(decoder, TASKS["translate"], text=p.foreign) for p in rows[part]]
-                device = torch.device(engine.device)
-                embeds, mask = pad_left([prompt_embeddings(decoder, p, None, device)[0] for p in prompts])
-                raw += generate(decoder, embeds, mask, 96)
+                raw += answer_prompts(decoder, prompts, 96)
             bar(len(rows[part]))
     slots = engine.resident(subject.code).bridge.slots
     raw_tokens = sum(len(decoder.tokenize(p.foreign)) for p in rows) / len(rows)

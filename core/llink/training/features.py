@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llink.errors import LlinkError
+from llink.home import ensure_folder, write_error
 from llink.interfaces import Encoded, Encoder
 from llink.progress import track
 
@@ -40,22 +40,13 @@ class FeatureCache:
         encoder: the encoder that fills it; its ``signature`` names the sub-folder.
 
     Raises:
-        LlinkError: E401 when the folder cannot be written.
+        LlinkError: E112 when the folder cannot be written, E113 when the disk is full.
     """
 
     def __init__(self, root: Path, encoder: Encoder) -> None:
         self.encoder = encoder
         self.folder = root / hashlib.sha256(encoder.signature.encode()).hexdigest()[:16]
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / f".probe-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise LlinkError(
-                "E401", f"The feature cache {self.folder} cannot be written ({error.strerror}).",
-                "Set LLINK_HOME to a folder you may write to.",
-            ) from error  # fmt: skip
+        ensure_folder(self.folder)
         self._where: dict[bytes, tuple[int, int]] = {}
         self._shards: list[Any] = []
         self._offsets: list[list[int]] = []
@@ -119,8 +110,12 @@ class FeatureCache:
             "states": torch.cat(states),
         }
         temporary = self.folder / f".{name}-{os.getpid()}.tmp"
-        save_file(tensors, temporary)
-        os.replace(temporary, self.folder / f"{name}.safetensors")
+        try:
+            save_file(tensors, temporary)
+            os.replace(temporary, self.folder / f"{name}.safetensors")
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise write_error(self.folder, error if isinstance(error, OSError) else OSError(str(error))) from error
 
     def pooled(self, texts: Sequence[str]) -> Tensor:
         """Sentence vectors ``[N, H]`` float32 of texts that ``ensure`` has seen."""
