@@ -187,6 +187,8 @@ def save_adapter(folder: Path, bridge: Bridge, lora: PeftModel, manifest: dict[s
     # A folder on this machine means nothing elsewhere; the manifest names the base.
     config.update(base_model_name_or_path=manifest["decoder"], target_modules=sorted(config["target_modules"]))
     (new / LORA_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    for weights in new.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors writes for the owner alone; an adapter is shared
     files = {name: file_hash(new / name) for name in (BRIDGE, LORA, LORA_CONFIG)}
     full = Manifest(**manifest, slots=bridge.slots, bridge=bridge.config, files=files)
     atomic_write(new / MANIFEST, full.model_dump_json(indent=2) + "\n")
