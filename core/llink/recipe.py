@@ -31,6 +31,7 @@ class Data(_Section):
     """Name -> file; ``file#source`` takes one source's rows of it. Their English strings are never trained on."""
     english: list[str] = []
     """General English text, one sentence a line: more input for the projector and the slots."""
+    english_licence: str = "unknown"
     max_english: int = Field(0, ge=0)
     min_words: int = Field(4, ge=1)
     """English words a pair must have at least."""

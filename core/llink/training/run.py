@@ -271,7 +271,7 @@ class Run:
         licences = {p.source: p.licence for p in self.pairs.rows}
         data: dict[str, dict[str, Any]] = {s: {"pairs": n, "licence": licences[s]} for s, n in counts.most_common()}
         if self.english:
-            data["general English"] = {"sentences": len(self.english), "licence": "see the recipe"}
+            data["general English"] = {"sentences": len(self.english), "licence": self.recipe.data.english_licence}
         return {
             "language": self.language.code,
             "encoder": self.encoder.name,
