@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from llink.recipe import Recipe, validate
 from llink_khmer import SAMPLES
 
-TRAIN, DEV = SAMPLES[:24], SAMPLES[24:]
+pytest_plugins = ["llink.testing"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,6 +53,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="session")
+def tiny_texts() -> list[str]:
+    """The kit's tokenizers know Khmer only, whatever else is installed."""
+    return [text for sample in SAMPLES for text in (sample.english, sample.foreign)]
+
+
+@pytest.fixture(scope="session")
 def encoder_folder(models: Callable[[str], str]) -> str:
     """A tiny XLM-R."""
     return models("xlm_roberta")
@@ -69,42 +74,18 @@ def decoder_folder(models: Callable[[str], str]) -> str:
 def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``train.jsonl``, ``dev.jsonl`` and ``english.txt``, out of the Khmer samples."""
     folder = tmp_path_factory.mktemp("pairs")
-    for name, samples in (("train", TRAIN), ("dev", DEV)):
-        rows = [
-            {"english": s.english, "foreign": s.foreign, "source": "samples", "licence": "CC0-1.0"} for s in samples
-        ]
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    (folder / "english.txt").write_text("The market opens early in the morning.\nThe dog likes to eat rice.\n")
+    from llink.testing import write_samples
+
+    write_samples(SAMPLES, folder, dev=6)
     return folder
 
 
 @pytest.fixture(scope="session")
 def raw_recipe(encoder_folder: str, decoder_folder: str) -> dict[str, Any]:
     """A recipe of a run of seconds, as YAML would give it; copy it before you change it."""
-    return {
-        "name": "tiny",
-        "language": "km",
-        # Not the backend's own layer: whoever loads the adapter must read that from its manifest.
-        "encoder": {"name": encoder_folder, "options": {"layer": 2}},
-        "decoder": {"name": decoder_folder},
-        "device": "cpu",
-        "dtype": "float32",
-        "data": {
-            "train": ["train.jsonl"],
-            "dev": {"dev": "dev.jsonl"},
-            "english": ["english.txt"],
-            "max_english": 10,
-            "min_words": 2,
-        },
-        "projector": {"hidden": 64},
-        "stage_a": {"epochs": 2, "batch": 8, "queue": 16, "hardest": 4},
-        "injector": {"kind": "resampler", "slots": 4, "options": {"width": 32, "depth": 1, "heads": 2}},
-        "warm_start": {"epochs": 1, "batch": 8},
-        "stage_b": {"examples": 32, "batch": 4, "distilled": 4, "lora": {"r": 4, "alpha": 8}, "lr_lora": 1e-3},
-        "checkpoint_every": 2,
-        "dev_examples": 4,
-    }
+    from llink.testing import tiny_recipe as recipe
+
+    return recipe("km", encoder_folder, decoder_folder)
 
 
 @pytest.fixture(scope="session")
@@ -129,3 +110,39 @@ def tiny_run(tiny_recipe: Recipe, pairs_folder: Path, tmp_path_factory: pytest.T
 def tiny_adapter(tiny_run: Path) -> Path:
     """A Khmer adapter for the tiny pair; copy it before you change it."""
     return tiny_run / "adapter"
+
+
+@pytest.fixture(scope="session")
+def tiny_adapters(tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An adapter for each of three languages: the trained Khmer one, and shaken copies of it for the other two."""
+    from variants import variant
+
+    folder = tmp_path_factory.mktemp("adapters")
+    others = {code: variant(tiny_adapter, folder / code, code, seed) for seed, code in enumerate(("am", "my"), 1)}
+    return {"km": tiny_adapter, **others}
+
+
+@pytest.fixture(scope="session")
+def taught(encoder_folder: str, decoder_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tiny pair and adapter that know twenty sentences by heart, see ``taught.py``."""
+    from taught import teach
+
+    folder = tmp_path_factory.mktemp("taught")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLINK_HOME", str(folder / "home"))
+        return teach(folder, encoder_folder, decoder_folder)
+
+
+@pytest.fixture(scope="session")
+def evaluated(taught: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an evaluation of the ``taught`` adapter, every suite; copy it before you change it."""
+    from click.testing import CliRunner
+
+    from llink.cli import main
+
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLINK_HOME", str(taught.folder / "home"))
+        done = CliRunner().invoke(main, [*taught.eval("km"), "--limit", "20", "--out", str(folder)])
+    assert done.exit_code == 0, done.output
+    return folder

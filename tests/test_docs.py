@@ -7,14 +7,11 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import pluggy
 import pytest
 
 from llink import hookspecs
-from llink.interfaces import Language, Sample
 
 ROOT = Path(__file__).parents[1]
 CODE = ("core", "llink_plugins", "languages")
@@ -75,49 +72,9 @@ def test_hook_is_documented_with_its_signature(hook: Any) -> None:
     assert f"`{hook.__name__}{signature}`" in (ROOT / "docs/plugins.md").read_text("utf-8")
 
 
-def example(number: int) -> Any:
-    """The hooks of docs/plugins.md with its Python example registered, as a user's package would be."""
-    code = blocks("docs/plugins.md", "python")[number]
-    plugin = ModuleType(f"example_{number}")
-    exec(compile(code, f"docs/plugins.md, example {number + 1}", "exec"), vars(plugin))
-    manager = pluggy.PluginManager("llink")
-    manager.add_hookspecs(hookspecs)
-    manager.register(plugin)
-    manager.check_pending()
-    return manager.hook
-
-
-def test_language_example_works() -> None:
-    [[lao]] = example(0).llink_languages()
-    assert isinstance(lao, Language)
-    assert (lao.code, lao.scripts) == ("lo", ("LAO",))
-    [sample] = lao.samples
-    assert isinstance(sample, Sample)
-    assert lao.sentences(lao.normalise(f"{sample.foreign}  {sample.foreign}\n")) == [sample.foreign] * 2
-    assert lao.ascii_digits("໑໐") == "10"
-
-
-def test_encoder_example_works(tmp_path: Path) -> None:
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "house", "river"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(tmp_path)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 8, "num_attention_heads": 2, "intermediate_size": 16}
-    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(tmp_path)
-
-    [[backend]] = example(1).llink_encoders()
-    encoder = backend.load(tmp_path, name="tiny", fingerprint="0", device="cpu", dtype=torch.float32)
-    encoded = encoder.encode(["a house", "a"])
-    assert encoded.states.shape == (2, 2, encoder.hidden_size)
-    assert encoded.mask.tolist() == [[True, True], [True, False]]
-    assert torch.allclose(encoded.pooled[1], encoded.states[1, 0])
-    assert encoder.layer == 6
-    assert not any(p.requires_grad for p in encoder.model.parameters())
+def test_no_other_hook_is_documented() -> None:
+    rows = re.findall(r"^\| `(llink_\w+)\(", (ROOT / "docs/plugins.md").read_text("utf-8"), re.MULTILINE)
+    assert rows == [hook.__name__ for hook in hooks()]
 
 
 def text_files() -> Iterator[Path]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llink.engine import Engine
     from llink.errors import LlinkError
+    from llink.passages import Foreign
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "LlinkError", "__version__"]
+__all__ = ["Engine", "Foreign", "LlinkError", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from llink.errors import LlinkError
 
         return LlinkError
+    if name == "Foreign":
+        from llink.passages import Foreign
+
+        return Foreign
     raise AttributeError(f"module 'llink' has no attribute '{name}'")

@@ -19,6 +19,7 @@ from llink.interfaces import Decoder, Encoder, Language, package_folder
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import Tensor
 
     from llink.bridge import Bridge
 
@@ -50,6 +51,8 @@ class Manifest(BaseModel):
     data: dict[str, dict[str, Any]]
     """Source -> number of pairs and licence."""
     metrics: dict[str, Any] = {}
+    init_from: dict[str, Any] = {}
+    """Language and file hashes of the adapter that training started from, if any."""
 
 
 def pair_name(encoder: str, decoder: str) -> str:
@@ -85,6 +88,36 @@ def find_adapter(language: Language, encoder: str, decoder: str, adapter: str | 
     raise LlinkError(
         "E301", f"There is no {language.name} adapter for {name}.", f"Train one: llink train {language.code}"
     )
+
+
+def install_adapter(folder: Path, language: Language) -> Path:
+    """Copy an adapter to where it is found by its language: the language's own package, or ``LLINK_HOME``.
+
+    A package in ``site-packages`` belongs to pip and is left alone. An adapter that is there is replaced at once.
+    """
+    manifest = read_manifest(folder)
+    package = package_folder(language.package, "adapters")
+    own = package.parent.is_dir() and not {"site-packages", "dist-packages"} & set(package.parts)
+    place = (package if own else home() / "adapters" / language.code) / pair_name(manifest.encoder, manifest.decoder)
+    draft = place.with_name(f".{place.name}.new-{os.getpid()}")
+    try:
+        shutil.copytree(folder, draft)
+    except (OSError, shutil.Error) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise LlinkError(
+            "E112", f"The adapter cannot be copied to {place}: {error}.", f"Use it from {folder}."
+        ) from error
+    _into_place(draft, place)
+    return place
+
+
+def _into_place(new: Path, folder: Path) -> None:
+    """Rename ``new`` to ``folder``; what was there is moved aside first and then deleted."""
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -143,13 +176,20 @@ def load_bridge(folder: Path, manifest: Manifest) -> Bridge:
     from llink.bridge import Bridge
 
     try:
-        bridge = Bridge.from_config(manifest.bridge)
-        tensors = {name: tensor.float() for name, tensor in load_file(folder / BRIDGE).items()}
-        bridge.load_state_dict(tensors)
+        # Copied off the memory map: a file that is written over must not reach a resident adapter.
+        tensors = {name: t.to(torch.float32, copy=True) for name, t in load_file(folder / BRIDGE).items()}
+        # Weights that are about to be replaced need neither memory nor a random start.
+        with torch.device("meta"):
+            bridge = Bridge.from_config(manifest.bridge)
+        bridge.load_state_dict(tensors, assign=True)
+        if any(t.is_meta for t in (*bridge.parameters(), *bridge.buffers())):  # buffers that no file keeps
+            bridge = Bridge.from_config(manifest.bridge)
+            bridge.load_state_dict(tensors)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]
         raise LlinkError("E310", f"Adapter {folder}: {BRIDGE} does not fit its manifest ({reason}).") from error
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+    # A sum is not finite if any of its terms is not, and is the quickest way to look at them all.
+    if not all(tensor.sum().isfinite() for tensor in tensors.values()):
         raise LlinkError("E310", f"Adapter {folder}: {BRIDGE} holds values that are not finite.")
     return bridge.eval().requires_grad_(False)
 
@@ -193,11 +233,7 @@ def save_adapter(folder: Path, bridge: Bridge, lora: PeftModel, manifest: dict[s
     full = Manifest(**manifest, slots=bridge.slots, bridge=bridge.config, files=files)
     atomic_write(new / MANIFEST, full.model_dump_json(indent=2) + "\n")
     write_card(new, full)
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    _into_place(new, folder)
     return full
 
 
@@ -211,17 +247,39 @@ def record_metrics(folder: Path, metrics: dict[str, Any]) -> None:
     write_card(folder, full)
 
 
-def load_lora(decoder: Decoder, folder: Path, name: str, model: Any = None) -> Any:
-    """Put an adapter's LoRA on the decoder under ``name``; returns the ``PeftModel`` that holds them all.
+def lora_weights(folder: Path, decoder: Decoder, wanted: Any) -> dict[str, Tensor]:
+    """The LoRA tensors of an adapter, to start training from.
 
     Args:
-        model: what an earlier call returned; None for the first adapter on this decoder.
+        wanted: the ``LoraConfig`` they must fit.
 
     Raises:
-        LlinkError: E310 when the LoRA does not fit the decoder or holds values that are not finite.
+        LlinkError: E407 when the adapter's LoRA has other sizes, E310 when it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(folder / LORA)
+    except (OSError, SafetensorError) as error:
+        raise LlinkError("E310", f"Adapter {folder}: {LORA} cannot be read ({error}).") from error
+    fits, present = _lora_shapes(decoder, wanted), {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if fits != present:
+        raise LlinkError(
+            "E407", f"The LoRA of {folder} has other sizes than stage_b.lora in the recipe.",
+            "Use the same stage_b.lora.r, or leave init_from out.",
+        )  # fmt: skip
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def read_lora(folder: Path, decoder: Decoder) -> tuple[dict[str, Tensor], float]:
+    """The LoRA tensors of an adapter by their PEFT names, and what B is scaled by.
+
+    Raises:
+        LlinkError: E310 when they cannot be read, do not fit the decoder or hold values that are not finite.
     """
     import torch
-    from peft import LoraConfig, PeftModel
+    from peft import LoraConfig
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -235,24 +293,13 @@ def load_lora(decoder: Decoder, folder: Path, name: str, model: Any = None) -> A
     strangers = sorted(set(config.target_modules or ()) - set(decoder.lora_targets))
     if strangers:
         raise LlinkError("E310", f"Adapter {folder}: LoRA on {', '.join(strangers)}, which '{decoder.name}' has not.")
-    # peft fills what is missing with fresh weights, and has changed the decoder by the time it sees a wrong shape.
     fits, present = _lora_shapes(decoder, config), {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if fits != present:
         wrong = min(name for name in fits | present if fits.get(name) != present.get(name))
         raise LlinkError("E310", f"Adapter {folder}: {LORA} does not fit '{decoder.name}' at {wrong}.")
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+    if not all(tensor.sum().isfinite() for tensor in tensors.values()):
         raise LlinkError("E310", f"Adapter {folder}: {LORA} holds values that are not finite.")
-    try:
-        if model is None:
-            model = PeftModel.from_pretrained(decoder.model, folder, adapter_name=name, autocast_adapter_dtype=False)
-        else:
-            if name in model.peft_config:
-                model.delete_adapter(name)
-            model.load_adapter(folder, adapter_name=name, autocast_adapter_dtype=False)
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise LlinkError("E310", f"Adapter {folder}: {LORA} does not fit '{decoder.name}' ({reason}).") from error
-    return model.eval()
+    return tensors, config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
 
 
 def _lora_shapes(decoder: Decoder, config: Any) -> dict[str, tuple[int, ...]]:

@@ -16,6 +16,12 @@ def home() -> Path:
     return Path(place).expanduser().absolute() if place else Path.home() / ".cache" / "llink"
 
 
+def data_folder() -> Path:
+    """Where parallel text is looked for when no ``--data`` says: ``$LLINK_DATA``, or ``data`` in ``home()``."""
+    place = os.environ.get("LLINK_DATA")
+    return Path(place).expanduser().absolute() if place else home() / "data"
+
+
 def ensure_folder(path: Path) -> Path:
     """``path``, made with its parents and proven writable.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pluggy
 
-from llink.interfaces import DecoderBackend, EncoderBackend, Language
+from llink.interfaces import DecoderBackend, EncoderBackend, Language, PairReader
 
 hookspec = pluggy.HookspecMarker("llink")
 hookimpl = pluggy.HookimplMarker("llink")
@@ -23,3 +23,8 @@ def llink_encoders() -> list[EncoderBackend]:  # type: ignore[empty-body]
 @hookspec
 def llink_decoders() -> list[DecoderBackend]:  # type: ignore[empty-body]
     """Decoder backends that this plugin brings."""
+
+
+@hookspec
+def llink_readers() -> list[PairReader]:  # type: ignore[empty-body]
+    """Formats of parallel text that this plugin reads."""

@@ -7,7 +7,7 @@ torch is imported for type checking only, so that listing plugins stays instant.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -168,10 +168,13 @@ class Language:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def normalise(self, text: str) -> str:
-        """One spelling for one text: NFC, no zero-width marks, single spaces."""
-        from llink.text import normalise
+        """One spelling for one text: NFC, no zero-width marks, single spaces, none before a sentence end.
 
-        return normalise(text)
+        What it returns is what the encoder sees; applied twice it changes nothing.
+        """
+        from llink.text import close_up, normalise
+
+        return close_up(normalise(text), self.sentence_ends)
 
     def sentences(self, text: str) -> list[str]:
         """``text`` cut after each sentence end; joined again they give the same words."""
@@ -182,6 +185,13 @@ class Language:
     def ascii_digits(self, text: str) -> str:
         """``text`` with the language's own digits as 0-9."""
         return text.translate(str.maketrans(self.digits, "0123456789"))
+
+    def likelihood(self, text: str) -> float | None:
+        """How likely it is that ``text``, in this language's script, is in this language, from 0 to 1.
+
+        0.5 says that the text gives no sign. None (the default): the language has no detector of its own.
+        """
+        return None
 
 
 @dataclass(frozen=True)
@@ -203,6 +213,29 @@ class DecoderBackend:
     name: str
     load: Any
     architectures: tuple[str, ...] = ()
+
+
+Row = tuple[str, Mapping[str, Any] | str | None]
+"""A place ("file:line") and what stands there: the fields of a pair, why it is left out, or None where it is broken."""
+
+
+@dataclass(frozen=True)
+class PairReader:
+    """How one format of parallel text is read, row by row.
+
+    ``read(where, language, columns)`` yields a ``Row`` for each row. ``where`` is the path of a file whose name ends
+    in one of ``suffixes``, or all of a source that begins with ``prefix``. ``language`` is the code of the foreign
+    side, or None; ``columns`` says which fields hold ``english`` and ``foreign`` where they go by other names. A pair
+    has these two fields, and ``source`` and ``licence`` where they are known. An exception means that the file is
+    damaged.
+    """
+
+    name: str
+    read: Callable[[str, str | None, Mapping[str, str]], Iterator[Row]]
+    suffixes: tuple[str, ...] = ()
+    prefix: str = ""
+    layout: str = ""
+    """What a row looks like, for the error that finds none."""
 
 
 def module_device(module: nn.Module) -> torch.device:

@@ -1,22 +1,58 @@
-"""The plugin manager: built-ins and third parties come through the same entry points, group ``llink``."""
+"""The plugin manager: built-ins and third parties come through the same entry points, group ``llink``.
+
+A language that only the registry names, such as one just made by ``llink add-language``, is loaded after them.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from functools import cache, partial
+from importlib import import_module, invalidate_caches
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from llink import hookspecs
 from llink.errors import unknown_name
-from llink.interfaces import DecoderBackend, EncoderBackend, Language
+from llink.interfaces import DecoderBackend, EncoderBackend, Language, PairReader
+
+if TYPE_CHECKING:
+    from llink.registry import LanguageEntry, Layer
 
 GROUP = "llink"
+OWN = "llink"
+"""The distribution that the built-in plugins come in."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a plugin was found."""
+
+    kind: str
+    """``entry point``, or ``registry (user)`` with the name of the registry's layer."""
+    distribution: str = ""
+    """``""``, and so is ``version``, for a folder that only a registry names."""
+    version: str = ""
+
+    def __str__(self) -> str:
+        return "built in" if self.distribution == OWN else self.distribution or self.kind
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """A plugin that was loaded, and what it brings."""
+
+    name: str
+    origin: Origin
+    hooks: tuple[str, ...]
+    brings: Mapping[str, tuple[str, ...]]
+    """By hook, codes of languages and names of the rest; what another plugin brought first is not among them."""
 
 
 @dataclass(frozen=True)
@@ -25,24 +61,41 @@ class PluginFailure:
 
     plugin: str
     error: str
+    origin: Origin
 
 
 _failures: list[PluginFailure] = []
+_origins: dict[str, Origin] = {}
+_owners: dict[tuple[str, str], str] = {}
+"""Hook and name of each thing that was brought -> the plugin that it came from."""
 
 
 @cache
 def manager() -> pluggy.PluginManager:
-    """The manager with every installed plugin registered.
+    """The manager with every installed plugin registered, and the packages of the registry's languages.
 
     A plugin that cannot be imported, or whose hooks have a wrong name or signature, is skipped with
     one line on stderr; with ``LLINK_STRICT_PLUGINS=1`` its error is raised instead.
+
+    Raises:
+        LlinkError: E102 or E106 when a registry file is invalid.
     """
+    from llink.registry import registered_languages
+
     plugins = pluggy.PluginManager(GROUP)
     plugins.add_hookspecs(hookspecs)
+    registered = registered_languages()
     # An editable install may list the same entry point twice; LLINK's own come first.
     entries = dict.fromkeys(entry_points(group=GROUP))
-    for entry in sorted(entries, key=lambda e: (e.dist is None or e.dist.name != "llink", e.name)):
-        _load(plugins, entry)
+    for entry in sorted(entries, key=lambda e: (e.dist is None or e.dist.name != OWN, e.name)):
+        origin = Origin("entry point", entry.dist.name, entry.dist.version) if entry.dist else Origin("entry point")
+        _load(plugins, entry.name, origin, entry.load)
+    modules = {entry.module for entry in entries}
+    for code, (language_entry, layer) in registered.items():
+        if language_entry.package not in modules:
+            origin = Origin(f"registry ({layer.name})")
+            _load(plugins, language_entry.package, origin, partial(_import, code, language_entry, layer))
+            modules.add(language_entry.package)
     return plugins
 
 
@@ -64,6 +117,12 @@ def decoder_backends() -> dict[str, DecoderBackend]:
     return _collect("llink_decoders", DecoderBackend, lambda backend: backend.name)
 
 
+@cache
+def readers() -> dict[str, PairReader]:
+    """Every reader of parallel text by name."""
+    return _collect("llink_readers", PairReader, lambda reader: reader.name)
+
+
 def language(code_or_name: str) -> Language:
     """A language by ISO 639-1 or 639-3 code, English name or own name, in any case.
 
@@ -82,44 +141,88 @@ def language(code_or_name: str) -> Language:
     raise unknown_name("E201", "language", code_or_name, names)
 
 
+def info() -> list[PluginInfo]:
+    """Every plugin that was loaded, in the order in which it was."""
+    for collect in (languages, encoder_backends, decoder_backends, readers):
+        collect()
+    found = []
+    for name, plugin in manager().list_name_plugin():
+        hooks = sorted(caller.name for caller in manager().get_hookcallers(plugin) or ())
+        brings = {hook: tuple(n for (h, n), owner in _owners.items() if (h, owner) == (hook, name)) for hook in hooks}
+        found.append(PluginInfo(name, _origins[name], tuple(hooks), brings))
+    return found
+
+
+def language_origin(code: str) -> Origin:
+    """Where the plugin that brings the language ``code`` came from."""
+    languages()
+    return _origins[_owners["llink_languages", code]]
+
+
 def failures() -> list[PluginFailure]:
     """What was left out in this process so far."""
     return list(_failures)
 
 
-def _load(plugins: pluggy.PluginManager, entry: EntryPoint) -> None:
+def _load(plugins: pluggy.PluginManager, name: str, origin: Origin, load: Callable[[], Any]) -> None:
     module = None
     try:
-        module = entry.load()
-        plugins.register(module, name=entry.name)
+        if plugins.has_plugin(name):
+            raise ValueError(f"a plugin of that name is there already ({_origins[name]}); that of {origin} is left out")
+        _origins[name] = origin
+        module = load()
+        plugins.register(module, name=name)
         plugins.check_pending()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # pluggy registers hook by hook: take back the ones before the wrong one.
-        if module is not None and plugins.is_registered(module):
+        if module is not None and plugins.get_name(module) == name:
             plugins.unregister(module)
-        _skip(entry.name, error)
+        _skip(name, error, origin)
+
+
+def _import(code: str, entry: LanguageEntry, layer: Layer) -> Any:
+    """The package of a language that a registry names, from the folder that it says."""
+    remedy = f"`llink remove-language {code}` takes it out of {layer.path}"
+    if entry.path and layer.trusted:
+        folder = layer.path.parent.joinpath(Path(entry.path).expanduser()).resolve()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"its folder {folder} is not there; {remedy}")
+        if str(folder) not in sys.path:
+            # Last, so that nothing in it takes the place of an installed module.
+            sys.path.append(str(folder))
+            invalidate_caches()
+    missing = find_spec(entry.package.partition(".")[0]) is None
+    if entry.path and not layer.trusted:
+        # Code of a folder that one merely is in must not run.
+        remedy = f"the path that {layer.path} gives is ignored; a path belongs in the registry of LLINK_HOME"
+        if not missing:
+            print(f"llink: language '{code}': {remedy}", file=sys.stderr)
+    if missing:
+        raise ModuleNotFoundError(f"there is no package '{entry.package}'; {remedy}")
+    return import_module(entry.package)
 
 
 def _collect(hook: str, kind: type, key: Callable[[Any], str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    owners: dict[str, str] = {}
     for plugin, item in _items(hook, kind):
         name = key(item)
         if name in found:
-            taken = ValueError(f"'{name}' already comes from plugin '{owners[name]}', which keeps it")
-            _skip(plugin, taken, what=f"{kind.__name__} '{name}' ")
+            taken = ValueError(f"'{name}' already comes from plugin '{_owners[hook, name]}', which keeps it")
+            _skip(plugin, taken, _origins[plugin], what=f"{kind.__name__} '{name}' ")
         else:
-            found[name], owners[name] = item, plugin
+            found[name], _owners[hook, name] = item, plugin
     return found
 
 
 def _items(hook: str, kind: type) -> Iterator[tuple[str, Any]]:
     """What each plugin returns from ``hook``, called one by one so that one failure stays its own."""
-    for impl in getattr(manager().hook, hook).get_hookimpls():
+    # In the order of loading: pluggy's own would let ``trylast`` go before the built-ins.
+    order = [name for name, _ in manager().list_name_plugin()]
+    for impl in sorted(getattr(manager().hook, hook).get_hookimpls(), key=lambda impl: order.index(impl.plugin_name)):
         try:
             yield from [(impl.plugin_name, item) for item in _checked(impl.function(), hook, kind)]
-        except Exception as error:
-            _skip(impl.plugin_name, error)
+        except (Exception, SystemExit) as error:
+            _skip(impl.plugin_name, error, _origins[impl.plugin_name])
 
 
 def _checked(items: Any, hook: str, kind: type) -> Iterable[Any]:
@@ -128,11 +231,12 @@ def _checked(items: Any, hook: str, kind: type) -> Iterable[Any]:
     return items
 
 
-def _skip(plugin: str, error: Exception, what: str = "") -> None:
+def _skip(plugin: str, error: BaseException, origin: Origin, what: str = "") -> None:
     if os.environ.get("LLINK_STRICT_PLUGINS") == "1":
-        raise error
+        # A plugin that ends the process must not pass for success.
+        raise error if isinstance(error, Exception) else RuntimeError(f"plugin '{plugin}' exits: {error}") from error
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    failure = PluginFailure(plugin, reason)
+    failure = PluginFailure(plugin, reason, origin)
     if failure not in _failures:
         _failures.append(failure)
         print(f"llink: plugin '{plugin}': {what}skipped: {reason}", file=sys.stderr)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llink.errors import unknown_name
@@ -57,21 +58,33 @@ def instruction_for(task: str | None = None, instruction: str | None = None) -> 
     return TASKS[task]
 
 
-def build(decoder: Decoder, instruction: str, *, slots: int = 0, text: str | None = None) -> Prompt:
-    """The prompt for K slots, or for plain ``text`` in their place (English, or raw foreign text).
+def build(decoder: Decoder, instruction: str, *, slots: int = 0, passages: int = 1, text: str | None = None) -> Prompt:
+    """The prompt for K slots (for each of several ``passages``), or for plain ``text`` in their place.
 
     With neither, the instruction stands alone and the prompt is what the bare decoder would get.
     """
-    subject: list[int] = []
+    about: list[int] = []
     if slots:
-        subject = [SLOT] * slots
+        about = subject(decoder, slots, passages)
     elif text is not None:
-        subject = decoder.tokenize(text)
-    question = decoder.tokenize(f"{instruction}\n" if subject else instruction)
-    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "user"}]
+        about = decoder.tokenize(text)
+    question = decoder.tokenize(f"{instruction}\n" if about else instruction)
+    return converse(decoder, [("system", decoder.tokenize(SYSTEM)), ("user", question + about)])
+
+
+def subject(decoder: Decoder, slots: int, passages: int = 1) -> list[int]:
+    """Ids of passages of K slots each, a line break between them."""
+    ids = [SLOT] * slots
+    for _ in range(passages - 1):
+        ids += [*decoder.tokenize("\n"), *([SLOT] * slots)]
+    return ids
+
+
+def converse(decoder: Decoder, turns: Sequence[tuple[str, Sequence[int]]]) -> Prompt:
+    """The prompt of a whole conversation: each turn a role and its content's ids, ``SLOT`` where slots go."""
+    contents = iter([content for _, content in turns])
     ids: list[int] = []
-    contents = iter((decoder.tokenize(SYSTEM), question + subject))
-    for part in decoder.chat(messages):
+    for part in decoder.chat([{"role": role, "content": role} for role, _ in turns]):
         ids += next(contents) if isinstance(part, str) else [part]
     return Prompt(tuple(ids))
 

@@ -7,6 +7,7 @@ and its keys and values are shared. The result is the same as for the whole prom
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llink.interfaces import Decoder
-from llink.prompt import Prompt
+from llink.prompt import SLOT, Prompt
 
 
 def target_losses(decoder: Decoder, prompt: Prompt, slots: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
@@ -71,11 +72,27 @@ def prompt_embeddings(decoder: Decoder, prompt: Prompt, slots: Tensor | None, de
     return torch.cat([prefix.expand(rows, -1, -1), slots.to(prefix.dtype), suffix.expand(rows, -1, -1)], dim=1)
 
 
-@torch.inference_mode()
+def filled(decoder: Decoder, prompt: Prompt, slots: Tensor | None, device: torch.device) -> Tensor:
+    """A prompt as embeddings ``[P, D]``, slots ``[S * K, D]`` of all its passages in their places, in order."""
+    ids = torch.tensor(prompt.ids, device=device)
+    embeds = decoder.embed(ids.clamp(min=0))
+    if slots is not None:
+        embeds = embeds.masked_scatter((ids == SLOT)[:, None], slots.to(embeds.dtype))
+    return embeds
+
+
 def generate(
     decoder: Decoder, embeds: Tensor, mask: Tensor | None = None, max_new_tokens: int = 128, **options: Any
 ) -> list[str]:
-    """Greedy answers to B prompts given as embeddings.
+    """The text of ``generate_ids``."""
+    return [decoder.detokenize(row) for row in generate_ids(decoder, embeds, mask, max_new_tokens, **options)]
+
+
+@torch.inference_mode()
+def generate_ids(
+    decoder: Decoder, embeds: Tensor, mask: Tensor | None = None, max_new_tokens: int = 128, **options: Any
+) -> list[list[int]]:
+    """Greedy answers to B prompts given as embeddings, as token ids up to the end of the turn.
 
     Args:
         embeds: ``[B, P, D]``, left-padded where the prompts differ in length.
@@ -93,7 +110,8 @@ def generate(
         pad_token_id=decoder.end_of_turn,
         **{"do_sample": False, "temperature": None, "top_p": None, "top_k": None, **options},
     )
-    return [decoder.detokenize(row) for row in out.tolist()]
+    ends = set(decoder.stop_ids)
+    return [list(takewhile(lambda i: i not in ends, row)) for row in out.tolist()]
 
 
 def answer_prompts(decoder: Decoder, prompts: Sequence[Prompt], max_new_tokens: int = 128, **options: Any) -> list[str]:

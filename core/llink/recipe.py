@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from llink.errors import LlinkError, unknown_name
 
@@ -40,6 +41,8 @@ class Data(_Section):
     max_pairs: int | None = Field(None, ge=2)
     sample: dict[str, float] = {}
     """Share of a source's pairs that is used, by name; 1 where it is not named."""
+    match_means: bool = False
+    """Whether English inputs are moved to the foreign texts' mean, see ``llink.training.features.MatchedMeans``."""
     columns: dict[str, str] = {}
     """Names of the ``english`` and ``foreign`` fields in a hub data set, dots for nesting."""
 
@@ -127,6 +130,10 @@ class StageB(_Section):
     """How many self-distilled examples are made, over all tasks."""
 
 
+EXPECTED = re.compile(r"(>=|<=|>|<|==)\s*(-?\d+(?:\.\d+)?)")
+"""A threshold in ``expect``."""
+
+
 class Recipe(_Section):
     """One run of stage A and stage B for one language and one pair of models."""
 
@@ -135,6 +142,8 @@ class Recipe(_Section):
     language: str
     encoder: ModelChoice
     decoder: ModelChoice
+    init_from: str | None = None
+    """A language whose adapter for the same pair, or an adapter folder, that projector, injector and LoRA start from."""
     seed: int = 17
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -149,6 +158,19 @@ class Recipe(_Section):
     """Steps between checkpoints, and between dev losses in stage B."""
     dev_examples: int = Field(48, ge=0)
     """How many pairs of each dev set the losses during stage B are measured on."""
+    expect: dict[str, str] = {}
+    """What `llink eval --check` asks: ``retrieval.r1`` (every dev set) or ``retrieval.DEV.r1`` -> ``>=0.6``."""
+
+    @field_validator("expect")
+    @classmethod
+    def _thresholds(cls, expect: dict[str, str]) -> dict[str, str]:
+        for key, wanted in expect.items():
+            if "." not in key or not EXPECTED.fullmatch(wanted):
+                raise ValueError(f"'{key}: {wanted}' is not like 'retrieval.r1: \">=0.6\"'")
+        return expect
+
+
+_PACKAGE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def recipe_files(package: str) -> dict[str, Path]:
@@ -159,20 +181,45 @@ def recipe_files(package: str) -> dict[str, Path]:
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe, lay ``key.sub=value`` overrides over it, validate.
+    """Read a recipe, lay it over the one it extends and ``key.sub=value`` overrides over both, validate.
 
     Raises:
-        LlinkError: E202 when the file is no YAML mapping, a key is unknown or a value is out of bounds.
+        LlinkError: E202 when the file is no YAML mapping, a key is unknown or a value is out of bounds, E208 when
+            what it extends is not there.
     """
+    raw = _resolve(path, ())
+    for item in overrides:
+        _override(raw, item)
+    return validate(raw, str(path))
+
+
+def _resolve(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    """The mapping of a recipe file with all that it ``extends`` under it; ``below`` are the files that led here."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise LlinkError("E202", f"Recipe {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise LlinkError("E202", f"Recipe {path} is not a mapping of keys to values.")
-    for item in overrides:
-        _override(raw, item)
-    return validate(raw, str(path))
+    base = raw.pop("extends", None)
+    if base is None:
+        return raw
+    package, _, name = str(base).partition("/")
+    known = recipe_files(package) if _PACKAGE.fullmatch(package) else {}
+    if name not in known:
+        raise unknown_name("E208", f"recipe that {path} extends:", str(base), [f"{package}/{n}" for n in known])
+    if known[name] in below:
+        raise LlinkError("E208", f"Recipe {path} extends itself through '{base}'.", "Take one `extends` out.")
+    return _laid_over(_resolve(known[name], (*below, path)), raw)
+
+
+def _laid_over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """``own`` over ``base``: sections are merged key by key, lists and values replaced."""
+    merged = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _laid_over(merged[key], value) if both else value
+    return merged
 
 
 def validate(raw: dict[str, Any], origin: str) -> Recipe:

@@ -25,6 +25,12 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def close_up(text: str, ends: str) -> str:
+    """Without the space that some writers put before a sentence end of their own script ("… ។", "… ።")."""
+    own = "".join(end for end in ends if not end.isascii())
+    return re.sub(rf" +(?=[{re.escape(own)}])", "", text) if own else text
+
+
 def split_sentences(text: str, ends: str) -> list[str]:
     """Cut after each run of sentence ends with the quotes that close on it, and at line breaks.
 

@@ -7,10 +7,6 @@ from llink_khmer.sources import SOURCES
 
 
 class Khmer(Language):
-    def normalise(self, text: str) -> str:
-        """As in every language, without the space that older texts put before a sentence end."""
-        return super().normalise(text).replace(" ។", "។").replace(" ៕", "៕")
-
     def sentences(self, text: str) -> list[str]:
         """As in every language, but "។ល។" ("and so on") is one mark, not an end and an "ល"."""
         hidden = text.replace("\0", " ").replace("។ល។", "\0។")

@@ -13,12 +13,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llink.cli import COMMANDS
 from llink.cli.eval import report
 from llink.cli.names import all_recipes
 from llink.interfaces import package_folder
-from llink.recipe import recipe_files
+from llink.recipe import load_recipe, recipe_files
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "cli.md"
@@ -143,11 +144,12 @@ def test_version() -> None:
         ("generate", "E505", "There is no text."),
         ("translate --file nope.txt", "E508", "nope.txt"),
         ("eval km --suite retrievl", "E506", "Did you mean 'retrieval'?"),
-        ("eval km --suite usage,", "E506", "Available: retrieval, translate, usage."),
+        ("eval km --suite usage,", "E506", "Available: english, exact, "),
         ("train km --recipe cpuu", "E205", "Did you mean 'cpu'?"),
         ("eval km --recipe cpuu", "E205", "Did you mean 'cpu'?"),
-        ("recipes cat cpuu", "E205", "Did you mean 'km/cpu'?"),
-        ("recipes cp cpuu x.yaml", "E205", "Did you mean 'km/cpu'?"),
+        ("recipes cat km/cpuu", "E205", "Did you mean 'km/cpu'?"),
+        ("recipes cp km/cpuu x.yaml", "E205", "Did you mean 'km/cpu'?"),
+        ("recipes cat llink_plugins.smollm2/cpuu", "E205", "Did you mean 'llink_plugins.smollm2/cpu'?"),
         ("train km --recipe nope.yaml", "E202", "nope.yaml"),
         ("train km --set stage_b.bach=8", "E202", "Did you mean 'stage_b.batch'?"),
         ("train km --set stage_b.batch=none", "E202", "stage_b.batch"),
@@ -194,7 +196,7 @@ def test_languages() -> None:
     result = llink("languages")
     assert (result.returncode, result.stderr) == (0, "")
     head, *rows = result.stdout.splitlines()
-    assert head.split() == ["code", "name", "scripts", "adapters"]
+    assert head.split() == ["code", "name", "scripts", "adapters", "from"]
     assert any(row.split()[:3] == ["km", "Khmer", "Khmer"] for row in rows)
 
 
@@ -264,21 +266,28 @@ def test_recipes_ls_finds_every_file() -> None:
         assert comment in row
 
 
-@pytest.mark.parametrize("name", ["cpu", "km/cpu"])
-def test_recipes_cat(name: str) -> None:
-    assert llink("recipes", "cat", name).stdout == CPU.read_text("utf-8")
+def test_recipes_cat() -> None:
+    assert llink("recipes", "cat", "km/cpu").stdout == CPU.read_text("utf-8")
+    base = package_folder("llink_plugins.smollm2", "recipes") / "cpu.yaml"
+    assert llink("recipes", "cat", "llink_plugins.smollm2/cpu").stdout == base.read_text("utf-8")
+
+
+def test_recipes_cat_whole_holds_every_setting() -> None:
+    whole = yaml.safe_load(llink("recipes", "cat", "km/cpu", "--whole").stdout)
+    assert whole == load_recipe(CPU).model_dump(mode="json")
+    assert whole["stage_b"]["lora"]["r"] == 8
 
 
 def test_recipes_cp_never_overwrites(tmp_path: Path) -> None:
-    assert llink("recipes", "cp", "cpu", tmp_path / "own.yaml").returncode == 0
+    assert llink("recipes", "cp", "km/cpu", tmp_path / "own.yaml").returncode == 0
     assert (tmp_path / "own.yaml").read_bytes() == CPU.read_bytes()
     (tmp_path / "own.yaml").write_text("mine")
-    fails("recipes", "cp", "cpu", tmp_path / "own.yaml", code="E206")
+    fails("recipes", "cp", "km/cpu", tmp_path / "own.yaml", code="E206")
     assert (tmp_path / "own.yaml").read_text() == "mine"
-    assert llink("recipes", "cp", "cpu", tmp_path).returncode == 0
+    assert llink("recipes", "cp", "km/cpu", tmp_path).returncode == 0
     assert (tmp_path / "cpu.yaml").read_bytes() == CPU.read_bytes()
-    fails("recipes", "cp", "cpu", tmp_path / "no" / "own.yaml", code="E206")
-    assert "own.yaml" in fails("recipes", "cp", "cpu", tmp_path / "own", code="E206")
+    fails("recipes", "cp", "km/cpu", tmp_path / "no" / "own.yaml", code="E206")
+    assert "own.yaml" in fails("recipes", "cp", "km/cpu", tmp_path / "own", code="E206")
 
 
 def test_every_shipped_recipe_is_valid() -> None:
@@ -291,7 +300,7 @@ def test_every_shipped_recipe_is_valid() -> None:
 def test_recipes_validate_goes_through_all_files(tmp_path: Path) -> None:
     text = CPU.read_text("utf-8")
     (tmp_path / "good.yaml").write_text(text, encoding="utf-8")
-    (tmp_path / "key.yaml").write_text(text.replace("stage_b:", "stage_bee:"), encoding="utf-8")
+    (tmp_path / "key.yaml").write_text(text.replace("data:", "dataa:"), encoding="utf-8")
     (tmp_path / "language.yaml").write_text(text.replace("language: km", "language: kmm"), encoding="utf-8")
     files = [tmp_path / name for name in ("key.yaml", "good.yaml", "language.yaml", "missing.yaml")]
     result = llink("recipes", "validate", *files)
@@ -333,7 +342,10 @@ def test_ctrl_c(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     command = [sys.executable, "-m", "llink", "translate", "--file", str(fifo)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment())
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     with fifo.open("wb"):  # waits for the command to open it
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
@@ -341,7 +353,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
 
 
 def test_closed_pipe_is_quiet() -> None:
-    command = [sys.executable, "-m", "llink", "recipes", "cat", "cpu"]
+    command = [sys.executable, "-m", "llink", "recipes", "cat", "km/cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
     assert process.stdout is not None
     assert process.stderr is not None
@@ -357,10 +369,11 @@ def test_eval_table_lines_up() -> None:
         "usage": {"dev_software": {"gap": 1.25}},
     }
     assert report(results) == (
-        "retrieval        r1     n    mrr\n"
-        "dev_software  0.930  1024      -\n"
-        "dev_general   0.500     -  0.600\n"
+        "retrieval  dev_software  dev_general\n"
+        "r1                0.930        0.500\n"
+        "n                  1024            -\n"
+        "mrr                   -        0.600\n"
         "\n"
-        "usage           gap\n"
-        "dev_software  1.250"
+        "usage  dev_software\n"
+        "gap           1.250"
     )

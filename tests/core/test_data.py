@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llink import LlinkError
-from llink.data.pairs import Pairs, dev_pairs, english_text, read_pairs, share, training_pairs
+from llink.data.pairs import Pair, Pairs, dev_pairs, english_text, read_pairs, share, training_pairs, write_pairs
+from llink.data.split import key, split
 from llink.recipe import Data
 from llink.text import normalise
 
@@ -189,3 +191,50 @@ def test_share_is_spread_and_fixed() -> None:
     assert all(0 <= s < 1 for s in shares)
     assert sum(s < 0.25 for s in shares) == pytest.approx(500, abs=80)
     assert share("ទឹក") == int("db6741a6", 16) / 2**32
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz"])
+def test_what_is_written_is_read_again(tmp_path: Path, name: str) -> None:
+    pairs = [Pair("water", "ទឹក", "books", "CC0-1.0"), Pair('a "quote"\nand \ud800', "ត្រី\t", "x", "y")]
+    write_pairs(tmp_path / "new" / name, iter(pairs))
+    assert read_pairs(name, tmp_path / "new").rows == pairs
+    first = (tmp_path / "new" / name).read_bytes()
+    write_pairs(tmp_path / name, pairs)
+    assert (tmp_path / name).read_bytes() == first
+    # The time in the header of a gzip file is not noticed within one second.
+    assert not name.endswith(".gz") or first[4:8] == bytes(4)
+    assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / name]
+
+
+def test_writing_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    def broken() -> Iterator[Pair]:
+        yield Pair("water", "ទឹក")
+        raise KeyboardInterrupt
+
+    write_pairs(tmp_path / "x.jsonl.gz", [Pair("old", "ចាស់")])
+    with pytest.raises(KeyboardInterrupt):
+        write_pairs(tmp_path / "x.jsonl.gz", broken())
+    assert [p.english for p in read_pairs("x.jsonl.gz", tmp_path).rows] == ["old"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_split_keeps_a_string_on_one_side() -> None:
+    pairs = [Pair(f"{text} {n % 50}", f"ទឹក {n}") for n in range(100) for text in ("Sentence", "sentence ", "other")]
+    train, dev = split(pairs, 20)
+    assert len({key(pair.english) for pair in dev}) == 20
+    assert {key(pair.english) for pair in train}.isdisjoint(key(pair.english) for pair in dev)
+    assert sorted(train + dev, key=pairs.index) == pairs
+    assert split(pairs, 0) == (pairs, [])
+
+
+def test_split_depends_on_the_strings_and_the_seed_alone() -> None:
+    pairs = [Pair(f"sentence {n}", "ទឹក") for n in range(200)]
+    dev = {pair.english for pair in split(pairs, 40)[1]}
+    assert {pair.english for pair in split(pairs[::-1], 40)[1]} == dev
+    assert {pair.english for pair in split(pairs, 40, seed=18)[1]} != dev
+    assert len(dev & {pair.english for pair in split(pairs[20:], 40)[1]}) >= 30
+
+
+def test_split_of_too_few() -> None:
+    with pytest.raises(LlinkError, match=r"\[E211\] 1 English strings are too few to hold out 1"):
+        split([Pair("a", "ក"), Pair("A ", "ខ")], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from llink import LlinkError
 from llink.recipe import Recipe, load_recipe, recipe_files, validate
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = sorted([*ROOT.glob("languages/*/recipes/*.yaml"), *ROOT.glob("llink_plugins/*/recipes/*.yaml")])
+SHIPPED = sorted(ROOT.glob("languages/*/recipes/*.yaml"))
+BASES = sorted(ROOT.glob("llink_plugins/*/recipes/*.yaml"))
 
 
 @pytest.fixture
@@ -33,16 +35,79 @@ def test_shipped_recipe(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name == path.stem
     # What it says of itself comes first: what it needs and how to launch it.
-    head = path.read_text(encoding="utf-8").split("version:")[0]
+    head = path.read_text(encoding="utf-8").split("extends:")[0]
     assert "# Needs:" in head
     assert f"llink train {recipe.language}" in head
     # As a run writes it down, it is the same recipe again.
     assert validate(yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json"))), "again") == recipe
 
 
+@pytest.mark.parametrize("path", BASES, ids=lambda p: f"{p.parts[-3]}/{p.name}")
+def test_base_recipe(path: Path, tmp_path: Path) -> None:
+    """A language's own part over it makes a whole recipe."""
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        f"extends: llink_plugins.{path.parts[-3]}/{path.stem}\nname: own\nlanguage: km\ndata: {{train: [t.jsonl], min_words: 3}}\n"
+    )
+    recipe = load_recipe(own)
+    assert (recipe.name, recipe.language, recipe.data.train, recipe.data.min_words) == ("own", "km", ["t.jsonl"], 3)
+    raw = yaml.safe_load(path.read_text("utf-8"))
+    assert recipe.data.max_pairs == raw.get("data", {}).get("max_pairs", recipe.data.max_pairs)
+    assert path.read_text("utf-8").startswith("# Base recipe: ")
+    # What is run is written down whole, with nothing left to look up.
+    assert validate(yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json"))), "again") == recipe
+
+
+def test_overrides_go_over_what_is_extended(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "extends: llink_plugins.smollm2/cpu\nname: own\nlanguage: km\ndata: {train: [t.jsonl]}\nstage_b: {batch: 4}\n"
+    )
+    recipe = load_recipe(own, ("stage_b.lora.r=2",))
+    base = load_recipe(ROOT / "languages/llink_khmer/recipes/cpu.yaml")
+    assert (recipe.stage_b.batch, recipe.stage_b.lora.r) == (4, 2)
+    assert recipe.stage_b.lora.alpha == base.stage_b.lora.alpha
+    assert recipe.stage_a == base.stage_a
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("llink_plugins.smollm2/cpuu", "Did you mean 'llink_plugins.smollm2/cpu'?"),
+        ("llink_nowhere/cpu", "Available: none."),
+        ("../smollm2/cpu", "Available: none."),
+        ("llink_plugins.smollm2", "Available: llink_plugins.smollm2/cpu"),
+    ],
+)
+def test_unknown_base(tmp_path: Path, base: str, said: str) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(f"extends: {base}\nname: own\nlanguage: km\n")
+    with pytest.raises(LlinkError) as caught:
+        load_recipe(path)
+    assert caught.value.code == "E208"
+    assert said in str(caught.value)
+
+
+def test_recipes_that_extend_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "llink_circle" / "recipes"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    for name, other in (("a", "b"), ("b", "a")):
+        (folder / f"{name}.yaml").write_text(f"extends: llink_circle/{other}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(LlinkError, match="E208"):
+        load_recipe(folder / "a.yaml")
+
+
 def test_khmer_ships_recipes() -> None:
     assert "cpu" in recipe_files("llink_khmer")
     assert ROOT / "languages/llink_khmer/recipes/cpu.yaml" in SHIPPED
+
+
+def test_khmer_recipe_is_the_one_its_adapter_was_made_by() -> None:
+    manifest = ROOT / "languages/llink_khmer/adapters/gemma3-270m--smollm2-135m-instruct/manifest.json"
+    made_by = validate(json.loads(manifest.read_text("utf-8"))["recipe"], "manifest")
+    assert load_recipe(ROOT / "languages/llink_khmer/recipes/cpu.yaml") == made_by
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def framed(subject: Any, text: str) -> tuple[list[int], slice]:
 
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [("xlm_roberta", "xlm_roberta"), ("gemma3", "gemma3"), ("llama3", "llama"), ("qwen2", "huggingface")],
+    [("xlm_roberta", "xlm_roberta"), ("gemma3", "gemma3"), ("llama3", "llama"), ("qwen2", "qwen2")],
 )
 def test_backend_goes_by_architecture(models: Models, name: str, backend: str) -> None:
     assert ensure(models(name)).backend == backend

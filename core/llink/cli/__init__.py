@@ -15,8 +15,11 @@ import click
 from llink import __version__
 from llink.errors import LlinkError, unknown_name
 
-COMMANDS = ("translate", "generate", "train", "eval", "languages", "models", "recipes", "doctor")
-"""Each is a module of this package with a click command named ``command``, in the order of ``llink --help``."""
+COMMANDS = (
+    "translate", "generate", "add-language", "remove-language", "inspect", "data", "train", "eval",
+    "report", "compare", "languages", "models", "plugins", "recipes", "doctor",
+)  # fmt: skip
+"""Each is a module of this package (``-`` as ``_``) with a click command named ``command``, in the order of ``llink --help``."""
 BUG = 70
 INTERRUPTED = 130
 
@@ -30,7 +33,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"llink.cli.{cmd_name}").command
+        command: click.Command = import_module(f"llink.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def resolve_command(

@@ -22,12 +22,16 @@ def all_recipes() -> dict[str, Path]:
 
 
 def named_recipe(name: str) -> Path:
-    """A shipped recipe by ``code/name``, or by ``name`` where only one language has it.
+    """A shipped recipe by ``code/name``, by ``name`` where only one language has it, or by ``package/name``.
 
     Raises:
         LlinkError: E205 when there is none, or more than one.
     """
     recipes = all_recipes()
+    package, slash, short = name.partition("/")
+    if slash and "." in package:
+        recipes = {f"{package}/{own}": path for own, path in recipe_files(package).items()}
+        name = f"{package}/{short}"
     matches = [full for full in recipes if name in (full, full.partition("/")[2])]
     if len(matches) > 1:
         raise LlinkError("E205", f"Several recipes are called '{name}'.", f"Say which: {', '.join(matches)}.")

@@ -31,11 +31,21 @@ def list_recipes() -> None:
 
 @command.command("cat", short_help="Print a recipe.")
 @click.argument("name")
-def show(name: str) -> None:
-    """Print the recipe NAME, such as km/cpu, or cpu where one language has it."""
+@click.option("--whole", is_flag=True, help="Every setting, with those of the recipe it extends and the defaults.")
+def show(name: str, whole: bool) -> None:
+    """Print the recipe NAME: km/cpu, cpu where one language has it, or llink_plugins.smollm2/cpu, as in `extends`."""
     from llink.cli.names import named_recipe
 
-    click.echo(named_recipe(name).read_text(encoding="utf-8"), nl=False)
+    path = named_recipe(name)
+    if not whole:
+        click.echo(path.read_text(encoding="utf-8"), nl=False)
+        return
+    import yaml
+
+    from llink.recipe import load_recipe
+
+    settings = load_recipe(path).model_dump(mode="json")
+    click.echo(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), nl=False)
 
 
 @command.command("cp", short_help="Copy a recipe to a file.")

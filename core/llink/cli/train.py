@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from llink.cli.options import data_option, recipe_option
 from llink.errors import LlinkError
+
+if TYPE_CHECKING:
+    from llink.recipe import Recipe
 
 
 @click.command("train", short_help="Train a language adapter.")
@@ -19,14 +24,7 @@ from llink.errors import LlinkError
     show_default=True,
     help="a aligns the encoder with the decoder, b teaches the decoder to read the slots.",
 )
-@click.option(
-    "--recipe",
-    "recipe_name",
-    default="cpu",
-    show_default=True,
-    metavar="NAME_OR_PATH",
-    help="A recipe that `llink recipes ls` lists, or a .yaml file.",
-)
+@recipe_option
 @click.option(
     "--set",
     "overrides",
@@ -39,22 +37,42 @@ from llink.errors import LlinkError
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder of the run.  [default: runs/CODE-RECIPE]",
+    help="Folder of the run.  [default: runs/CODE-RECIPE, and -BASELINE behind it]",
+)
+@data_option
+@click.option(
+    "--baseline",
+    type=click.Choice(["direct-lora"]),
+    help="Train what the adapter is compared with instead: direct-lora reads the raw text, without slots.",
 )
 @click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    default=".",
-    show_default=True,
-    envvar="LLINK_DATA",
-    show_envvar=True,
-    metavar="DIR",
-    help="Folder of the parallel text.",
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="Train the baseline for as long, not for stage_b.examples.",
+)
+@click.option(
+    "--install/--no-install",
+    default=None,
+    help="Make the result the language's adapter for this pair.  [default: when it has none, or that of recipe smoke]",
 )
 def command(
-    code: str, stage: str, recipe_name: str, overrides: tuple[str, ...], resume: bool, out: Path | None, data: Path
+    code: str,
+    stage: str,
+    recipe_name: str,
+    overrides: tuple[str, ...],
+    resume: bool,
+    out: Path | None,
+    data: Path,
+    baseline: str | None,
+    minutes: float | None,
+    install: bool | None,
 ) -> None:
     """Train the adapter of the language CODE."""
+    if minutes is not None and not baseline:
+        raise click.UsageError("--minutes goes with --baseline.")
+    if baseline and (stage != "all" or install is not None):
+        raise click.UsageError("A baseline has no stages, and nowhere to be installed.")
     from llink.cli.names import check_names, recipe_path
     from llink.plugins import language
     from llink.recipe import load_recipe
@@ -68,11 +86,15 @@ def command(
             f"Recipe {path} is for '{recipe.language}', not for '{entry.code}'.",
             f"Say so with --set language={entry.code}, if its data fits.",
         )
-    out = out or Path("runs") / f"{entry.code}-{path.stem}"
+    out = out or Path("runs") / "-".join(filter(None, (entry.code, path.stem, baseline)))
     if not resume and (out / "recipe.yaml").exists():
         # llink.training.run says the same, but only after torch is imported.
         raise LlinkError("E404", f"{out} already holds a run.", "Go on with --resume, or choose another --out.")
     check_names(recipe)
+
+    if baseline:
+        train_baseline(recipe, recipe_name, data, out, resume, minutes)
+        return
 
     from llink.training.run import train
 
@@ -83,8 +105,34 @@ def command(
         click.echo(f"Stage A: {adapter}")
         click.echo(f"Next:    llink train {entry.code} --stage b {same}{again} --out {shlex.quote(str(out))} --resume")
         return
-    quoted = shlex.quote(str(adapter))
-    sample = entry.samples[0].foreign if entry.samples else "TEXT"
     click.echo(f"Adapter: {adapter}")
-    click.echo(f"Next:    llink eval {entry.code} --adapter {quoted} {same}")
-    click.echo(f"         llink translate --language {entry.code} --adapter {quoted} {shlex.quote(sample)}")
+
+    from llink.adapter import install_adapter, pair_name, read_manifest
+    from llink.cli.names import adapters
+
+    if install is None:
+        present = adapters(entry).get(pair_name(recipe.encoder.name, recipe.decoder.name))
+        install = present is None or read_manifest(present).recipe["name"] == "smoke"
+    use = f" --adapter {shlex.quote(str(adapter))}"
+    if install:
+        click.echo(f"         installed in {install_adapter(adapter, entry)}")
+        use = ""
+    sample = entry.samples[0].foreign if entry.samples else "TEXT"
+    click.echo(f"Next:    llink eval {entry.code}{use} {same}")
+    click.echo(f"         llink translate --language {entry.code}{use} {shlex.quote(sample)}")
+
+
+def train_baseline(
+    recipe: Recipe, recipe_name: str, data: Path, out: Path, resume: bool, minutes: float | None
+) -> None:
+    """Train the baseline and say how an adapter is measured against it."""
+    from llink.training.direct_lora import NAME, read_about, train
+
+    folder = train(recipe, data=data, out=out, resume=resume, minutes=minutes)
+    about = read_about(folder)
+    click.echo(f"Baseline: {folder}")
+    click.echo(f"          {about['examples']} examples in {about['seconds']:.0f} s")
+    for name, losses in about["usage"].items():
+        click.echo(f"          {name}: {losses['right']:.2f} nats a token")
+    same = f"--recipe {shlex.quote(recipe_name)} --data {shlex.quote(str(data))}"
+    click.echo(f"Next:     llink eval {recipe.language} {same} --against raw,{shlex.quote(f'{NAME}={folder}')}")

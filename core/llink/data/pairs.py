@@ -1,21 +1,26 @@
-"""Reading parallel pairs: JSONL, TSV or a hub data set; broken rows are counted and named, never fatal."""
+"""Parallel pairs, read through the readers that plugins bring; broken rows are counted and named, never fatal."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from sys import intern
 from typing import Any
 
+from llink import plugins
+from llink.data.files import lines, written
 from llink.errors import LlinkError
+from llink.interfaces import PairReader
 from llink.recipe import Data
 
+BROKEN = "broken"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """One sentence in two languages."""
 
@@ -23,6 +28,14 @@ class Pair:
     foreign: str
     source: str = "unknown"
     licence: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A row that is no pair: what it is counted under, and in a few words why."""
+
+    reason: str
+    detail: str
 
 
 @dataclass
@@ -45,36 +58,62 @@ class Pairs:
         if place and len(self.first_bad) < 3:
             self.first_bad.append(place)
 
-    def summary(self) -> str:
-        """One line for the log: how many rows, how many left out and why."""
+    def summary(self, kept: int | None = None) -> str:
+        """One line for the log: how many rows (``kept`` where they are not held here), how many left out and why."""
         left_out = ", ".join(f"{n} {reason}" for reason, n in sorted(self.skipped.items()))
         places = f" (first: {', '.join(self.first_bad)})" if self.first_bad else ""
-        return f"{len(self.rows)} pairs" + (f"; left out: {left_out}{places}" if left_out else "")
+        return f"{len(self.rows) if kept is None else kept} pairs" + (
+            f"; left out: {left_out}{places}" if left_out else ""
+        )
 
 
-def read_pairs(source: str, root: Path, columns: dict[str, str] | None = None) -> Pairs:
+def read_pairs(source: str, root: Path, columns: dict[str, str] | None = None, language: str | None = None) -> Pairs:
     """All pairs of one source, as they stand.
 
     Args:
-        source: file path relative to ``root`` (``.jsonl``, ``.tsv``, either with ``.gz``), or ``hub:repo[:config[:split]]``.
+        source: file path relative to ``root``, in a format that a reader knows by its suffix, or
+            ``hub:repo[:config[:split]]``.
         root: the ``--data`` folder.
-        columns: where a hub row keeps its ``english`` and ``foreign`` text.
+        columns: which fields hold the ``english`` and ``foreign`` text where they go by other names, dots for nesting.
+        language: code of the foreign side, for formats that hold several languages.
 
     Raises:
-        LlinkError: E210 when the source is missing, E211 when none of its rows is a pair.
+        LlinkError: E210 when the source is missing, E211 when none of its rows is a pair, E212 when the file is
+            damaged, E213 when no reader knows its suffix, E214 when it has no such column.
     """
     pairs = Pairs()
-    for place, row in _rows(source, root):
-        pair = _pair(row, columns or {})
-        if pair is None:
-            pairs.skip("broken", place)
+    for place, row in rows(source, root, columns, language):
+        if isinstance(row, Pair):
+            pairs.rows.append(row)
         else:
-            pairs.rows.append(pair)
+            pairs.skip(row.reason, place if row.reason == BROKEN else "")
     if not pairs.rows:
-        raise LlinkError(
-            "E211", f"No pair in {source} ({pairs.summary()}).", 'Each line is {"english": "…", "foreign": "…"} or english<TAB>foreign.'
-        )  # fmt: skip
+        layout = _reader(source).layout
+        raise LlinkError("E211", f"No pair in {source} ({pairs.summary()}).", layout and f"Expected: {layout}.")
     return pairs
+
+
+def rows(
+    source: str, root: Path, columns: dict[str, str] | None = None, language: str | None = None
+) -> Iterator[tuple[str, Pair | LeftOut]]:
+    """Each row of a source with its place, one at a time; arguments and errors are those of ``read_pairs``, less E211."""
+    reader = _reader(source)
+    where = source if reader.prefix else str(_file(source, root))
+    columns = columns or {}
+    with _damage_of(where):
+        for place, row in reader.read(where, language, columns):
+            yield place, _pair(row, columns, reader.name)
+
+
+def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
+    """Write pairs as JSONL, one object a line, gzipped where the name ends in ``.gz``; the file appears only whole.
+
+    Raises:
+        LlinkError: E112 when the folder cannot be written to, E113 when the disk is full.
+    """
+    with written(path) as out:
+        for pair in pairs:
+            out.write(json.dumps(asdict(pair), ensure_ascii=False) + "\n")
 
 
 def training_pairs(data: Data, root: Path, normalise: Callable[[str], str]) -> Pairs:
@@ -131,11 +170,13 @@ def _held_out(data: Data, root: Path, normalise: Callable[[str], str]) -> set[st
 
 def english_text(data: Data, root: Path, normalise: Callable[[str], str]) -> list[str]:
     """General English sentences of the recipe, none of a dev set, at most ``max_english``, picked by hash."""
-    lines: set[str] = set()
+    found: set[str] = set()
     for source in data.english:
-        lines |= {normalise(line) for _, line in _lines(_file(source, root))}
-    lines -= _held_out(data, root, normalise)
-    kept = [line for line in lines if len(line.split()) >= data.min_words and len(line) <= data.max_chars]
+        path = _file(source, root)
+        with _damage_of(path):
+            found |= {normalise(line) for _, line in lines(path)}
+    found -= _held_out(data, root, normalise)
+    kept = [line for line in found if len(line.split()) >= data.min_words and len(line) <= data.max_chars]
     return sorted(kept, key=share)[: data.max_english]
 
 
@@ -154,59 +195,53 @@ def _file(source: str, root: Path) -> Path:
     return path
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    opener: Any = gzip.open if path.suffix == ".gz" else open
+@contextmanager
+def _damage_of(where: str | Path) -> Iterator[None]:
+    """Whatever a reader trips over is damage of its file: E212."""
     try:
-        with opener(path, "rt", encoding="utf-8-sig", errors="replace") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield f"{path.name}:{number}", line.rstrip("\n")
-    except (OSError, EOFError, zlib.error) as error:
-        raise LlinkError("E212", f"Data file {path} is damaged: {error}.") from error
+        yield
+    except LlinkError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise LlinkError("E212", f"Data file {where} is damaged: {reason.rstrip('.')}.") from error
 
 
-def _rows(source: str, root: Path) -> Iterator[tuple[str, Any]]:
-    if source.startswith("hub:"):
-        yield from _hub_rows(source)
-        return
-    path = _file(source, root)
-    tabular = ".tsv" in path.suffixes
-    for place, line in _lines(path):
-        if tabular:
-            cells = line.split("\t")
-            yield place, {"english": cells[0], "foreign": cells[1], "source": path.name} if len(cells) > 1 else None
-        else:
-            try:
-                yield place, json.loads(line)
-            except json.JSONDecodeError:
-                yield place, None
+def _reader(source: str) -> PairReader:
+    """The reader whose prefix or longest suffix fits; E213 when none does."""
+    known = plugins.readers().values()
+    for reader in known:
+        if reader.prefix and source.startswith(reader.prefix):
+            return reader
+    name = source.lower()
+    fitting = [(len(suffix), reader) for reader in known for suffix in reader.suffixes if name.endswith(suffix)]
+    if not fitting:
+        suffixes = ", ".join(sorted(suffix for reader in known for suffix in reader.suffixes))
+        prefixes = ", ".join(sorted(f"{reader.prefix}…" for reader in known if reader.prefix))
+        raise LlinkError("E213", f"No reader knows what {source} is.", f"Known: {suffixes}, {prefixes}.")
+    return max(fitting, key=lambda found: found[0])[1]
 
 
-def _hub_rows(source: str) -> Iterator[tuple[str, Any]]:
-    import datasets
-
-    repo, *rest = source.removeprefix("hub:").split(":")
-    config, split = (*rest, None, None)[:2]
-    try:
-        rows = datasets.load_dataset(repo, config, split=split or "train", streaming=True)
-        for number, row in enumerate(rows):
-            yield f"{repo}:{number}", {"source": repo, "licence": "see the data set's card", **row}
-    except (OSError, ValueError, ConnectionError) as error:
-        raise LlinkError("E210", f"Data set {repo} cannot be had: {str(error).splitlines()[0]}") from error
-
-
-def _pair(row: Any, columns: dict[str, str]) -> Pair | None:
-    """A pair out of a row, None where a side is missing or no text."""
-    if not isinstance(row, dict):
-        return None
-    english, foreign = (_field(row, columns.get(side, side)) for side in ("english", "foreign"))
-    if not (isinstance(english, str) and isinstance(foreign, str) and english.strip() and foreign.strip()):
-        return None
-    return Pair(english, foreign, str(row.get("source", "unknown")), str(row.get("licence", "unknown")))
+def _pair(row: Mapping[str, Any] | str | None, columns: Mapping[str, str], format: str) -> Pair | LeftOut:
+    """A pair out of a row, or why there is none."""
+    if isinstance(row, str):
+        return LeftOut(row, row)
+    if not isinstance(row, Mapping):
+        return LeftOut(BROKEN, f"no row of {format}")
+    sides = {side: _field(row, columns.get(side, side)) for side in ("english", "foreign")}
+    for side, text in sides.items():
+        if not isinstance(text, str) or not text.strip():
+            what = "no text" if text is None or isinstance(text, str) else f"no text but {type(text).__name__}"
+            return LeftOut(BROKEN, f"{columns.get(side, side)}: {what}")
+    # A source and a licence stand on many rows: one string serves them all.
+    source, licence = (intern(str(row.get(key) or "unknown")) for key in ("source", "licence"))
+    return Pair(sides["english"], sides["foreign"], source, licence)
 
 
-def _field(row: dict[str, Any], dotted: str) -> Any:
+def _field(row: Mapping[str, Any], dotted: str) -> Any:
+    if dotted in row:
+        return row[dotted]
     value: Any = row
     for part in dotted.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+        value = value.get(part) if isinstance(value, Mapping) else None
     return value

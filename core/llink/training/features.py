@@ -140,6 +140,50 @@ class FeatureCache:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), mask
 
 
+class MatchedMeans:
+    """Cached features with the English texts moved so that both languages have the same mean.
+
+    An encoder keeps languages apart by what is nearly one constant vector. With that taken out, a sentence and its
+    translation lie close together from the start (Khmer projector on Amharic, R@1 of 800: 0.09 as they are, 0.29
+    with the means matched), so what is learnt on English text holds for the foreign language too. The foreign side
+    stays as it is, because it alone is read later.
+
+    Args:
+        cache: holds all texts.
+        foreign, english: the training texts of each side; a text in both counts as foreign.
+    """
+
+    def __init__(self, cache: FeatureCache, foreign: Sequence[str], english: Sequence[str]) -> None:
+        self.cache = cache
+        self._english = set(english) - set(foreign)
+        moved = sorted(self._english, key=text_key)
+        self._pooled = cache.pooled(foreign).mean(0) - cache.pooled(moved).mean(0)
+        self._states = self._state_mean(sorted(set(foreign), key=text_key)) - self._state_mean(moved)
+
+    def _state_mean(self, texts: Sequence[str], limit: int = 1000) -> Tensor:
+        states, mask = self.cache.states(texts[:limit])
+        return states[mask].mean(0)
+
+    def _moved(self, texts: Sequence[str]) -> Tensor:
+        return torch.tensor([text in self._english for text in texts])
+
+    def length(self, text: str) -> int:
+        """As ``FeatureCache.length``."""
+        return self.cache.length(text)
+
+    def pooled(self, texts: Sequence[str]) -> Tensor:
+        """As ``FeatureCache.pooled``, means matched."""
+        return self.cache.pooled(texts) + self._moved(texts)[:, None] * self._pooled
+
+    def states(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """As ``FeatureCache.states``, means matched."""
+        states, mask = self.cache.states(texts)
+        return states + (self._moved(texts)[:, None] & mask)[..., None] * self._states, mask
+
+
+Features = FeatureCache | MatchedMeans
+
+
 def token_batches(counts: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Consecutive indices whose padded size stays within ``budget`` tokens; ``counts`` is sorted."""
     batch: list[int] = []

@@ -10,18 +10,20 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from accelerate import Accelerator
+from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llink import plugins, prompt
-from llink.adapter import save_adapter
+from llink.adapter import Manifest, check, find_adapter, load_bridge, lora_weights, read_manifest, save_adapter
 from llink.bridge import Bridge
 from llink.data.instruct import distil
 from llink.data.pairs import Pair, Pairs, dev_pairs, english_text, training_pairs
@@ -31,7 +33,7 @@ from llink.home import atomic_write, home
 from llink.interfaces import Decoder, Encoder, Language
 from llink.models import load_decoder, load_encoder
 from llink.recipe import Recipe, load_recipe
-from llink.training.features import FeatureCache
+from llink.training.features import FeatureCache, Features, MatchedMeans
 from llink.training.stage_a import AlignmentData, train_stage_a
 from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b
 from llink.training.teacher import TeacherEncoder
@@ -75,13 +77,15 @@ class Run:
     english: list[str]
     dev: dict[str, list[Pair]]
     accelerator: Accelerator
+    parent: tuple[Path, Manifest] | None = None
+    """The adapter that ``init_from`` names."""
     metrics: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def open(cls, recipe: Recipe, data: Path, out: Path, resume: bool) -> Run:
         """Load everything a run needs; the folder is claimed first, so that a mistake there costs no time."""
         language = plugins.language(recipe.language)
-        _claim(recipe, out, resume)
+        claim(recipe, out, resume)
         pairs = training_pairs(recipe.data, data, language.normalise)
         english = english_text(recipe.data, data, language.normalise)
         dev = {
@@ -94,14 +98,29 @@ class Run:
         encoder = load_encoder(recipe.encoder.name, device=device, dtype=dtype, **recipe.encoder.options)
         decoder = load_decoder(recipe.decoder.name, device=device, dtype=dtype, **recipe.decoder.options)
         cache = FeatureCache(home() / "features", encoder)
-        return cls(recipe, out, language, encoder, decoder, cache, pairs, english, dev, accelerator)
+        parent = _parent(recipe, encoder, decoder) if recipe.init_from else None
+        return cls(recipe, out, language, encoder, decoder, cache, pairs, english, dev, accelerator, parent)
 
     def log(self, row: dict[str, Any]) -> None:
         """Append to ``metrics.jsonl``."""
-        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as lines:
-            if lines.tell() and not _ends_line(self.out / "metrics.jsonl"):
-                lines.write("\n")  # a kill cut the last line off
-            lines.write(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+        append_row(self.out / "metrics.jsonl", row)
+
+    def bridge(self) -> Bridge:
+        """The bridge that training starts with: fresh, or that of the adapter named by ``init_from``."""
+        torch.manual_seed(self.recipe.seed)
+        bridge = Bridge.create(self.encoder, self.decoder, self.recipe.projector, self.recipe.injector)
+        if self.parent:
+            folder, manifest = self.parent
+            older = load_bridge(folder, manifest)
+            if {n: t.shape for n, t in older.state_dict().items()} != {
+                n: t.shape for n, t in bridge.state_dict().items()
+            }:
+                raise LlinkError(
+                    "E407", f"The bridge of {folder} has other sizes than the recipe's projector and injector.",
+                    "Use the same projector and injector, or leave init_from out.",
+                )  # fmt: skip
+            bridge.load_state_dict(older.state_dict())
+        return bridge
 
     def encode(self) -> None:
         """Run the frozen encoder once over every text that is not in the cache yet."""
@@ -115,6 +134,14 @@ class Run:
     def _english_side(self) -> bool:
         return self.recipe.stage_a.english_side or self.recipe.stage_b.english_share > 0
 
+    @cached_property
+    def features(self) -> Features:
+        """The encoded training texts as the bridge sees them; asked for after ``encode``."""
+        foreign, english = [p.foreign for p in self.pairs.rows], [p.english for p in self.pairs.rows] + self.english
+        if self.recipe.data.match_means and self._english_side:
+            return MatchedMeans(self.cache, foreign, english)
+        return self.cache
+
     def stage_a(self) -> None:
         """Align the projector, measure retrieval, keep the result."""
         done = self.out / "stage_a.safetensors"
@@ -122,8 +149,7 @@ class Run:
             return
         self.encode()
         with self._timed("stage_a"):
-            torch.manual_seed(self.recipe.seed)
-            bridge = Bridge.create(self.encoder, self.decoder, self.recipe.projector, self.recipe.injector)
+            bridge = self.bridge()
             projector = bridge.projector
             inputs, teachers, groups = self._alignment()
             mean = teachers[: len(self.pairs.rows)].mean(0)
@@ -157,7 +183,7 @@ class Run:
             texts += distinct
             answers += distinct
         group = {text: n for n, text in enumerate(dict.fromkeys(answers))}
-        return self.cache.pooled(texts), self.teachers(answers), torch.tensor([group[a] for a in answers])
+        return self.features.pooled(texts), self.teachers(answers), torch.tensor([group[a] for a in answers])
 
     def teachers(self, english: list[str]) -> Tensor:
         """hE ``[N, D]`` of English texts, float32, from the cache."""
@@ -185,20 +211,22 @@ class Run:
         if not aligned.exists():
             raise LlinkError("E405", f"{self.out} holds no stage A result.", "Run --stage a first, or --stage all.")
         self.encode()
-        torch.manual_seed(self.recipe.seed)
-        bridge = Bridge.create(self.encoder, self.decoder, self.recipe.projector, self.recipe.injector)
+        bridge = self.bridge()
         bridge.projector.load_state_dict(load_file(aligned))
         self._warm_start(bridge)
         with self._timed("distil"):
             examples = self.examples()
         torch.manual_seed(self.recipe.seed)
         lora = add_lora(self.decoder, self.recipe.stage_b)
+        if self.parent:
+            weights = lora_weights(self.parent[0], self.decoder, lora.peft_config["default"])
+            set_peft_model_state_dict(lora, weights)
         with self._timed("stage_b"):
             train_stage_b(
                 bridge,
                 self.decoder,
                 lora,
-                self.cache,
+                self.features,
                 examples,
                 self.recipe.stage_b,
                 seed=self.recipe.seed,
@@ -226,7 +254,7 @@ class Run:
                 texts += [(text, text) for text in dict.fromkeys([p.english for p in self.pairs.rows] + self.english)]
             with self._timed("warm_start"):
                 train_warm_start(
-                    bridge, self.decoder, self.cache, texts, self.recipe.warm_start, seed=self.recipe.seed,
+                    bridge, self.decoder, self.features, texts, self.recipe.warm_start, seed=self.recipe.seed,
                     accelerator=self.accelerator, checkpoint=self.out / "checkpoints" / "warm_start",
                     checkpoint_every=self.recipe.checkpoint_every, log=self.log,
                 )  # fmt: skip
@@ -235,22 +263,9 @@ class Run:
             bridge.load_state_dict(load_file(done))
 
     def examples(self) -> list[Example]:
-        """Stage B's training examples: translation from both sides, and self-distilled tasks."""
-        config, pick = self.recipe.stage_b, random.Random(self.recipe.seed)
-        foreign = [Example(p.foreign, "translate", p.english, p.english) for p in self.pairs.rows]
-        pool = list(dict.fromkeys([p.english for p in self.pairs.rows] + self.english)) if self._english_side else []
-        count = round(len(foreign) * config.english_share / max(1 - config.english_share, 0.01))
-        english = [Example(t, "translate", t, t) for t in pick.sample(pool, min(count, len(pool)))]
-        examples = foreign + english
-        if config.distilled:
-            long = sorted(self.pairs.rows, key=lambda p: -len(p.english.split()))[: config.distilled * 4]
-            chosen = pick.sample(long, min(config.distilled, len(long)))
-            answers = distil(self.decoder, [p.english for p in chosen], home() / "distilled")
-            tasks = [Example(chosen[i].foreign, task, answer, chosen[i].english) for i, task, answer in answers]
-            if tasks:
-                share = len(examples) * config.task_share / (1 - min(config.task_share, 0.99))
-                examples += (tasks * (int(share / len(tasks)) + 1))[: max(round(share), len(tasks))]
-        return examples
+        """Stage B's training examples."""
+        english = self.english if self._english_side else None
+        return training_examples(self.recipe, self.decoder, self.pairs.rows, english)
 
     def losses(self, bridge: Bridge) -> dict[str, float]:
         """Dev losses of the first examples of every dev set, as ``<dev>.<name>``."""
@@ -272,6 +287,12 @@ class Run:
         data: dict[str, dict[str, Any]] = {s: {"pairs": n, "licence": licences[s]} for s, n in counts.most_common()}
         if self.english:
             data["general English"] = {"sentences": len(self.english), "licence": self.recipe.data.english_licence}
+        init_from: dict[str, Any] = {}
+        if self.parent:
+            # What the older adapter was made of is in these weights too.
+            older = self.parent[1]
+            data |= {f"{source} ({older.language}, through init_from)": row for source, row in older.data.items()}
+            init_from = {"language": older.language, "files": older.files}
         return {
             "language": self.language.code,
             "encoder": self.encoder.name,
@@ -284,6 +305,7 @@ class Run:
             "recipe": self.recipe.model_dump(mode="json"),
             "data": data,
             "metrics": self.metrics,
+            "init_from": init_from,
         }
 
     @contextmanager
@@ -296,13 +318,55 @@ class Run:
         print(f"{part}: {seconds:.0f} s", flush=True)
 
 
+def training_examples(recipe: Recipe, decoder: Decoder, pairs: list[Pair], english: list[str] | None) -> list[Example]:
+    """Stage B's training examples: translation from both sides, and self-distilled tasks.
+
+    Args:
+        english: general English sentences; None leaves examples with an English input out.
+    """
+    config, pick = recipe.stage_b, random.Random(recipe.seed)
+    examples = [Example(p.foreign, "translate", p.english, p.english) for p in pairs]
+    pool = [] if english is None else list(dict.fromkeys([p.english for p in pairs] + english))
+    count = round(len(examples) * config.english_share / max(1 - config.english_share, 0.01))
+    examples += [Example(t, "translate", t, t) for t in pick.sample(pool, min(count, len(pool)))]
+    if config.distilled:
+        long = sorted(pairs, key=lambda p: -len(p.english.split()))[: config.distilled * 4]
+        chosen = pick.sample(long, min(config.distilled, len(long)))
+        answers = distil(decoder, [p.english for p in chosen], home() / "distilled")
+        tasks = [Example(chosen[i].foreign, task, answer, chosen[i].english) for i, task, answer in answers]
+        if tasks:
+            share = len(examples) * config.task_share / (1 - min(config.task_share, 0.99))
+            examples += (tasks * (int(share / len(tasks)) + 1))[: max(round(share), len(tasks))]
+    return examples
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a row to a log of JSON lines, numbers rounded; a line that a kill cut off is closed first."""
+    with path.open("a", encoding="utf-8") as lines:
+        if lines.tell() and not _ends_line(path):
+            lines.write("\n")
+        lines.write(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+
+
+def _parent(recipe: Recipe, encoder: Encoder, decoder: Decoder) -> tuple[Path, Manifest]:
+    """The adapter that a recipe starts from, checked; a path where ``init_from`` has one, else a language's own."""
+    name = str(recipe.init_from)
+    if Path(name).expanduser().is_dir():
+        folder = find_adapter(plugins.language(recipe.language), encoder.name, decoder.name, Path(name).expanduser())
+    else:
+        folder = find_adapter(plugins.language(name), encoder.name, decoder.name)
+    manifest = read_manifest(folder)
+    check(folder, manifest, encoder, decoder)
+    return folder, manifest
+
+
 def _ends_line(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
 
 
-def _claim(recipe: Recipe, out: Path, resume: bool) -> None:
+def claim(recipe: Recipe, out: Path, resume: bool) -> None:
     """Make the run folder, or take up the one that is there if it is the same recipe's."""
     path = out / "recipe.yaml"
     if path.exists():

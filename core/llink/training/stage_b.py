@@ -22,7 +22,7 @@ from llink.prompt import TASKS, Prompt, build
 from llink.reading import in_batches, mean_loss, target_losses
 from llink.recipe import StageB
 from llink.training.checkpoints import Checkpoint
-from llink.training.features import FeatureCache
+from llink.training.features import Features
 from llink.training.stage_a import warmup_cosine
 from llink.training.warm_start import SlotTargets, features, length_batches
 
@@ -53,7 +53,7 @@ def train_stage_b(
     bridge: Bridge,
     decoder: Decoder,
     lora: PeftModel,
-    cache: FeatureCache,
+    cache: Features,
     examples: Sequence[Example],
     config: StageB,
     *,
@@ -196,7 +196,7 @@ def task_batches(examples: Sequence[Example], lengths: Sequence[int], batch: int
 def dev_losses(
     bridge: Bridge,
     decoder: Decoder,
-    cache: FeatureCache,
+    cache: Features,
     examples: Sequence[Example],
     batch: int = 16,
 ) -> dict[str, float]:

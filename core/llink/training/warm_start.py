@@ -27,7 +27,7 @@ from llink.losses import BagOfWords, Cosine
 from llink.progress import track
 from llink.recipe import WarmStart
 from llink.training.checkpoints import Checkpoint
-from llink.training.features import FeatureCache
+from llink.training.features import Features
 from llink.training.stage_a import set_lr, warmup_cosine
 
 
@@ -69,7 +69,7 @@ class SlotTargets:
 def train_warm_start(
     bridge: Bridge,
     decoder: Decoder,
-    cache: FeatureCache,
+    cache: Features,
     examples: Sequence[tuple[str, str]],
     config: WarmStart,
     *,
@@ -128,13 +128,13 @@ def train_warm_start(
     return bridge.eval()
 
 
-def features(cache: FeatureCache, texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def features(cache: Features, texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """zF ``[B, H]``, states ``[B, T, H]`` and mask ``[B, T]`` from the cache."""
     states, mask = cache.states(texts)
     return cache.pooled(texts).to(device), states.to(device), mask.to(device)
 
 
-def fit_states(bridge: Bridge, cache: FeatureCache, texts: Sequence[str], seed: int) -> None:
+def fit_states(bridge: Bridge, cache: Features, texts: Sequence[str], seed: int) -> None:
     """Give an injector that reads token states their mean and deviation, from up to 1,000 texts."""
     if not bridge.injector.needs_states:
         return

@@ -1,0 +1,133 @@
+"""Training that starts from another adapter: what is taken over, what is refused, what the manifest says of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llink import LlinkError
+from llink.adapter import install_adapter, load_bridge, read_manifest
+from llink.plugins import language
+from llink.recipe import Recipe, validate
+from llink.training.run import Run, train
+
+
+@pytest.fixture
+def raw(raw_recipe: dict[str, Any], tiny_adapter: Path) -> dict[str, Any]:
+    raw: dict[str, Any] = json.loads(json.dumps(raw_recipe))
+    return raw | {"init_from": str(tiny_adapter)}
+
+
+def opened(raw: dict[str, Any], pairs_folder: Path, out: Path) -> Run:
+    return Run.open(validate(raw, "test"), pairs_folder, out, resume=False)
+
+
+def test_the_bridge_starts_as_the_older_adapter_left_it(
+    raw: dict[str, Any], tiny_adapter: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    started = opened(raw, pairs_folder, tmp_path / "run").bridge().state_dict()
+    older = load_bridge(tiny_adapter, read_manifest(tiny_adapter)).state_dict()
+    assert started.keys() == older.keys()
+    assert all(torch.equal(started[name], older[name]) for name in older)
+
+
+def test_the_lora_starts_from_the_older_one(
+    raw: dict[str, Any], tiny_adapter: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    """At learning rates of next to nothing it ends where the older one stands; a fresh LoRA has B = 0."""
+    raw["stage_b"] |= {"examples": 4, "lr_lora": 1e-12, "lr_injector": 1e-12, "lr_scale": 1e-12, "distilled": 0}
+    train(validate(raw, "test"), stage="all", data=pairs_folder, out=tmp_path / "run")
+    new = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    older = load_file(tiny_adapter / "adapter_model.safetensors")
+    assert any(name.endswith("lora_B.weight") and tensor.any() for name, tensor in older.items())
+    assert new.keys() == older.keys()
+    assert all(torch.equal(new[name], older[name]) for name in older)
+
+
+def test_the_manifest_names_the_older_adapter_and_its_data(
+    raw: dict[str, Any], tiny_adapter: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    adapter = train(validate(raw, "test"), stage="all", data=pairs_folder, out=tmp_path / "run")
+    manifest, older = read_manifest(adapter), read_manifest(tiny_adapter)
+    assert manifest.init_from == {"language": "km", "files": older.files}
+    assert manifest.data["samples (km, through init_from)"] == older.data["samples"]
+    assert "samples (km, through init_from)" in (adapter / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"projector": {"hidden": 32}}, "projector and injector"),
+        ({"injector": {"kind": "pooled", "slots": 4}}, "projector and injector"),
+    ],
+)
+def test_other_sizes_are_refused(
+    raw: dict[str, Any], change: dict[str, Any], named: str, pairs_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(LlinkError, match=named) as caught:
+        opened(raw | change, pairs_folder, tmp_path / "run").bridge()
+    assert caught.value.code == "E407"
+
+
+def test_another_rank_is_refused(raw: dict[str, Any], pairs_folder: Path, tmp_path: Path) -> None:
+    raw["stage_b"]["lora"] = {"r": 2}
+    with pytest.raises(LlinkError) as caught:
+        train(validate(raw, "test"), stage="all", data=pairs_folder, out=tmp_path / "run")
+    assert caught.value.code == "E407"
+
+
+def test_a_language_without_an_adapter_for_the_pair(tiny_recipe: Recipe, pairs_folder: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe.model_copy(update={"init_from": "km"})
+    with pytest.raises(LlinkError) as caught:
+        Run.open(recipe, pairs_folder, tmp_path / "run", resume=False)
+    assert caught.value.code == "E301"
+
+
+def test_an_adapter_is_installed_beside_its_language(
+    tiny_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the language's own package where that is the user's; in LLINK_HOME where it is pip's. Twice is no error."""
+    khmer = language("km")
+    for folder, place in (("mine", tmp_path / "mine"), ("site-packages", tmp_path / "home" / "adapters")):
+        package = tmp_path / folder / "llink_somewhere"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(package.parent))
+            other = type(khmer)(**{**vars(khmer), "package": "llink_somewhere"})
+            installed = install_adapter(tiny_adapter, other)
+            assert install_adapter(tiny_adapter, other) == installed
+        assert installed.is_relative_to(place)
+        assert read_manifest(installed) == read_manifest(tiny_adapter)
+        assert [p for p in installed.parent.iterdir() if p.name.startswith(".")] == []
+        import importlib
+        import sys
+
+        sys.modules.pop("llink_somewhere", None)
+        importlib.invalidate_caches()
+
+
+def test_matched_means_move_the_english_side_alone(tiny_recipe: Recipe, pairs_folder: Path, tmp_path: Path) -> None:
+    data = tiny_recipe.data.model_copy(update={"match_means": True})
+    run = Run.open(tiny_recipe.model_copy(update={"data": data}), pairs_folder, tmp_path / "run", resume=False)
+    run.encode()
+    foreign, english = (
+        [p.foreign for p in run.pairs.rows],
+        sorted({p.english for p in run.pairs.rows} | set(run.english)),
+    )
+    assert torch.equal(run.features.pooled(foreign), run.cache.pooled(foreign))
+    moved = run.features.pooled(english)
+    assert torch.allclose(moved.mean(0), run.cache.pooled(foreign).mean(0), atol=1e-5)
+    assert not torch.allclose(moved.mean(0), run.cache.pooled(english).mean(0), atol=1e-2)
+    states, mask = run.features.states([foreign[0], *english])
+    plain, _ = run.cache.states([foreign[0], *english])
+    assert torch.equal(states[0], plain[0])
+    assert not states[~mask].any()
+    assert torch.allclose(
+        states[1:][mask[1:]].mean(0), run.cache.states(foreign)[0][run.cache.states(foreign)[1]].mean(0), atol=1e-4
+    )
