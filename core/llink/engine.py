@@ -2,121 +2,264 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import hashlib
+import re
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, overload
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from llink import plugins
-from llink.adapter import Manifest, check, find_adapter, load_bridge, load_lora, read_manifest
-from llink.bridge import Bridge
-from llink.errors import LlinkError
-from llink.interfaces import Decoder, Encoder, Language
+from llink.adapter import MANIFEST, check, find_adapter, load_bridge, read_manifest
+from llink.errors import LlinkError, unknown_name
+from llink.home import home
+from llink.interfaces import Decoder, Encoder, Language, package_folder
+from llink.lora import Lora, LoraSwitch
 from llink.models import load_decoder, load_encoder
-from llink.prompt import Prompt, build, instruction_for
-from llink.reading import answer_prompts, generate, in_batches, prompt_embeddings
+from llink.passages import Foreign, turns
+from llink.prompt import Prompt, build, converse, instruction_for, subject
+from llink.reading import filled
 from llink.registry import load_registry
+from llink.scheduler import QUEUE, Request, Row, Scheduler, closed
 from llink.script import check_script, detect
+from llink.shelf import BoundedCache, Resident, Shelf, Source
 from llink.text import normalise
+from llink.training.features import BATCH_TOKENS, token_batches
 
 MAX_CHARS = 20_000
 """Longer text is refused: it is a document, and the slots hold a sentence or two."""
 LONG = 256
-"""Characters; adapters are trained on text up to here, longer text is translated sentence by sentence."""
+"""Characters; adapters are trained on text up to here. Longer text is translated sentence by sentence, and becomes
+several passages of K slots for any other task."""
+MAX_SLOTS = 512
+"""Slots that one prompt may have."""
 BATCH = 16
-
-
-@dataclass
-class Resident:
-    """An adapter in memory."""
-
-    language: Language
-    manifest: Manifest
-    bridge: Bridge
+AUTO = "auto"
+OPTIONS = (
+    "bad_words_ids", "begin_suppress_tokens", "do_sample", "early_stopping", "epsilon_cutoff", "eta_cutoff",
+    "exponential_decay_length_penalty", "length_penalty", "min_new_tokens", "min_p", "no_repeat_ngram_size", "num_beams",
+    "renormalize_logits", "repetition_penalty", "sequence_bias", "suppress_tokens", "temperature", "top_k", "top_p",
+    "typical_p",
+)  # fmt: skip
+"""Options of transformers' ``generate`` that a request may bring; the others are the engine's to set."""
 
 
 class Engine:
-    """One frozen encoder, one frozen decoder, any number of language adapters.
+    """One frozen encoder, one frozen decoder, any number of language adapters. Safe to use from several threads.
 
     Example:
         >>> engine = Engine.load()  # doctest: +SKIP
         >>> engine.generate("ខ្ញុំចូលចិត្តរៀន។", language="km", task="translate")  # doctest: +SKIP
+
+    Args:
+        decoder: the frozen decoder. encoder: name of the frozen encoder, loaded with the first adapter.
+        device: where the adapters go, and the encoder unless ``encoder_device`` says otherwise.
+        dtype: number format of the encoder.
+        max_resident, max_bytes: how many adapters, or bytes of them, stay in memory; the least recently used one
+            leaves first, and comes back from disk when it is asked for. A request waits until there is room.
+        cache_bytes: how much is kept of the encoder's features of recent texts, and as much again of their slots.
+        max_queue: texts that may wait for the decoder.
     """
 
-    def __init__(self, decoder: Decoder, encoder: str, *, device: str, dtype: Any = None) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        encoder: str,
+        *,
+        device: str,
+        dtype: Any = None,
+        encoder_device: str | None = None,
+        max_resident: int | None = None,
+        max_bytes: int | None = None,
+        cache_bytes: int = 64 << 20,
+        max_queue: int = QUEUE,
+    ) -> None:
         self.decoder = decoder
         self.device = device
-        self._encoder_name, self._dtype = encoder, dtype
+        self._encoder_name, self._dtype, self._encoder_device = encoder, dtype, encoder_device or device
         self._encoder: Encoder | None = None
-        self._residents: dict[str, Resident] = {}
-        self._lora: Any = None
+        self._shelf = Shelf(max_resident, max_bytes)
+        self._switch = LoraSwitch(decoder)
+        self._scheduler = Scheduler(decoder, self._switch, batch=BATCH, queue=max_queue)
+        self._features, self._slots = BoundedCache(cache_bytes), BoundedCache(cache_bytes)
+        self._default: ContextVar[str | None] = ContextVar("language", default=AUTO)
+        # Tokenizers are not safe in several threads, and a text that two threads ask for is encoded once. An adapter
+        # is never waited for under one of these locks, because reading it takes both.
+        self._encoding, self._wording = threading.RLock(), threading.RLock()
+        # The decoder may live on without the engine.
+        weakref.finalize(self, self._switch.close).atexit = False
 
     @classmethod
     def load(
-        cls, encoder: str | None = None, decoder: str | None = None, *, device: str = "auto", dtype: Any = None
+        cls,
+        encoder: str | None = None,
+        decoder: str | None = None,
+        *,
+        device: str = "auto",
+        dtype: Any = None,
+        encoder_device: str | None = None,
+        attn_implementation: str | None = None,
+        compile: bool | str = False,
+        **limits: Any,
     ) -> Engine:
         """Load the decoder; the encoder follows with the first adapter, which states how it is read.
 
         Args:
             encoder, decoder: registry names or local folders; the registry's defaults where not given.
-            device: ``auto``, ``cpu``, ``cuda``, ``mps`` …
+            device: ``auto``, ``cpu``, ``cuda``, ``mps`` … of the decoder and the adapters.
             dtype: ``float32``, ``bfloat16`` or None for what the device does best.
+            encoder_device: that of the encoder, where it is another one.
+            attn_implementation: of the decoder, as transformers names them.
+            compile: whether the decoder goes through ``torch.compile``, or the backend of it; the first requests
+                wait for the compiler, and the bits of the bare decoder are then the compiler's.
+            limits: ``max_resident``, ``max_bytes``, ``cache_bytes``, ``max_queue``.
 
         Raises:
-            LlinkError: E1xx when a model cannot be had, E507 for an unusable device.
+            LlinkError: E1xx when a model cannot be had, E507 for an unusable device, E519 when the decoder cannot be
+                had with this attention.
         """
         default = load_registry().default
         place = pick_device(device)
-        model = load_decoder(decoder or default.decoder, device=place, dtype=dtype)
-        return cls(model, encoder or default.encoder, device=place, dtype=dtype)
+        elsewhere = pick_device(encoder_device) if encoder_device else None
+        options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+        try:
+            model = load_decoder(decoder or default.decoder, device=place, dtype=dtype, **options)
+        except (ValueError, ImportError) as error:
+            if not options:
+                raise
+            said = " ".join(str(error).split())[:200]
+            raise LlinkError(
+                "E519", f"The decoder cannot be loaded with attention '{attn_implementation}': {said}", "Leave it out."
+            ) from error
+        engine = cls(
+            model, encoder or default.encoder, device=place, dtype=dtype, encoder_device=elsewhere, **limits
+        )  # fmt: skip
+        if compile:
+            backend = compile if isinstance(compile, str) else "inductor"
+            model.model.compile(dynamic=True, backend=backend)
+        return engine
+
+    # The shelf
 
     @property
     def encoder(self) -> Encoder:
         """The frozen encoder; loaded on first use."""
-        if self._encoder is None:
-            self._encoder = load_encoder(self._encoder_name, device=self.device, dtype=self._dtype)
-        return self._encoder
+        return self._load_encoder({})
+
+    def _load_encoder(self, options: Mapping[str, Any]) -> Encoder:
+        with self._encoding:
+            if self._encoder is None:
+                self._encoder = load_encoder(
+                    self._encoder_name, device=self._encoder_device, dtype=self._dtype, **options
+                )
+            return self._encoder
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Codes of the resident adapters."""
-        return tuple(self._residents)
+        """Codes of the resident adapters, the one that would leave first in front."""
+        return tuple(self._shelf)
 
-    def add(self, language: str, adapter: str | Path | None = None) -> None:
-        """Make a language adapter resident.
+    def add(self, language: str, adapter: Source = None) -> None:
+        """Make a language adapter resident; one that was there is replaced at once.
+
+        Requests in flight end with the adapter they began with. Nothing changes when this fails.
 
         Args:
             language: code or name.
-            adapter: its folder; without it the shipped or installed one for this pair of models.
+            adapter: its folder, or the name of one that is installed; without it the one for this pair of models.
 
         Raises:
-            LlinkError: E201 unknown language, E301 no adapter, E310 damaged, E311 made for other models.
+            LlinkError: E201 unknown language, E301 no adapter, E310 damaged, E311 made for other models, E512 no room.
         """
         spoken = plugins.language(language)
-        folder = find_adapter(spoken, self._encoder_name, self.decoder.name, adapter)
-        manifest = read_manifest(folder)
-        if self._encoder is None:
-            self._encoder = load_encoder(
-                self._encoder_name, device=self.device, dtype=self._dtype, **manifest.encoder_options
-            )
-        check(folder, manifest, self.encoder, self.decoder)
-        bridge = load_bridge(folder, manifest).to(self.device)
-        self._lora = load_lora(self.decoder, folder, spoken.code, self._lora)
-        self._residents[spoken.code] = Resident(spoken, manifest, bridge)
+        self._shelf.put(self._read(spoken, adapter), adapter)
+
+    def replace(self, language: str, adapter: Source = None) -> None:
+        """``add`` for a language that was added already; E515 where it was not."""
+        self._must_be_known(language)
+        self.add(language, adapter)
+
+    def remove(self, language: str) -> None:
+        """Take a language's adapter out of memory; requests in flight still end. E515 where it was not added.
+
+        A later request in the language brings in the installed adapter.
+        """
+        code = self._must_be_known(language)
+        self._shelf.drop(code)
+
+    def _must_be_known(self, language: str) -> str:
+        code = plugins.language(language).code
+        if code not in self._shelf.sources:
+            raise unknown_name("E515", "language on the shelf", code, list(self._shelf.sources))
+        return code
+
+    def _read(self, spoken: Language, adapter: Source) -> Resident:
+        if self._scheduler.closed:
+            raise closed()
+        folder = self._folder(spoken, adapter)
+        while True:
+            manifest = read_manifest(folder)
+            encoder = self._load_encoder(manifest.encoder_options)
+            with self._wording:
+                check(folder, manifest, encoder, self.decoder)
+            bridge = load_bridge(folder, manifest).to(self.device)
+            lora = Lora.load(folder, self.decoder)
+            # Where a new adapter was installed over this one meanwhile, bridge and LoRA may be of different ones.
+            if read_manifest(folder) == manifest:
+                return Resident(spoken, manifest, bridge, lora)
+
+    def _folder(self, spoken: Language, adapter: Source) -> Path:
+        """The folder of an adapter that is given by folder, by name, or not at all."""
+        if not re.fullmatch(r"\w[\w-]*", spoken.code):
+            raise LlinkError("E301", f"There is no adapter for a language with the code '{spoken.code}'.")
+        named = isinstance(adapter, str) and re.fullmatch(r"\w[\w.-]*", adapter)
+        if named and not (Path(str(adapter)) / MANIFEST).is_file():
+            for root in (home() / "adapters" / spoken.code, package_folder(spoken.package, "adapters")):
+                if (root / str(adapter) / MANIFEST).is_file():
+                    return root / str(adapter)
+        return find_adapter(spoken, self._encoder_name, self.decoder.name, adapter)
 
     def resident(self, language: str) -> Resident:
         """The resident adapter of a language; added first where it is not resident yet."""
-        code = plugins.language(language).code
-        if code not in self._residents:
-            self.add(code)
-        return self._residents[code]
+        with self._hold(language) as resident:
+            return resident
+
+    @contextmanager
+    def _hold(self, language: str, deadline: float | None = None) -> Iterator[Resident]:
+        if self._scheduler.closed:
+            raise closed()
+        spoken = plugins.language(language)
+        with self._shelf.hold(spoken, lambda source: self._read(spoken, source), deadline) as resident:
+            yield resident
+
+    def stats(self) -> dict[str, Any]:
+        """What is in memory and what was done.
+
+        ``adapters``: bytes and users of each; ``bytes`` of all; ``hits``, ``loads`` and ``evictions`` of the shelf;
+        ``slots`` and ``features``: entries, bytes, hits and misses of the two caches; ``batches`` of the decoder and
+        ``swaps``, the batches that were read with other adapters than the one before; texts that are ``waiting``.
+        """
+        done = {"batches": self._scheduler.batches, "swaps": self._scheduler.swaps, "waiting": len(self._scheduler)}
+        return {**self._shelf.stats(), "slots": self._slots.stats(), "features": self._features.stats(), **done}
+
+    def close(self) -> None:
+        """End what waits or runs with E513 or E514, and leave the decoder as it was loaded."""
+        self._scheduler.close()
+        self._switch.close()
+
+    # Text in, text out
 
     def detect(self, text: str) -> str:
-        """Code of the language that ``text`` is written in, by script; E502/E503 where that does not decide."""
+        """Code of the language that ``text`` is written in; E502/E503 where script and detectors do not decide."""
         return detect(text, plugins.languages()).code
 
     @overload
@@ -126,132 +269,440 @@ class Engine:
     def generate(
         self,
         texts: str | Sequence[str],
-        language: str | None = "auto",
+        language: str | None = AUTO,
+        *,
+        languages: str | Sequence[str | None] | None = AUTO,
+        task: str | None = "translate",
+        instruction: str | None = None,
+        max_new_tokens: int = 128,
+        timeout: float | None = None,
+        cancel: threading.Event | None = None,
+        **options: Any,
+    ) -> str | list[str]:
+        """English answers about foreign texts, greedy, in the order of ``texts``; languages may be mixed.
+
+        Args:
+            texts: one text or many.
+            language: code or name for all; ``auto`` is the one of an enclosing ``using``, else goes by script; None
+                leaves the decoder untouched and takes ``texts`` as the user's message.
+            languages: the same, or one for each text.
+            task: ``translate``, ``summarize``, ``title``, ``keypoints`` or ``qa``.
+            instruction: a free instruction in English instead of a task.
+            timeout: seconds until E514. cancel: set it from another thread for the same.
+            options: those of transformers' ``generate`` that ``OPTIONS`` names.
+
+        Raises:
+            LlinkError: E501 unknown task, E502/E503/E504 script, E510 empty text, E511 too long, E3xx adapter, E512 no
+                room for it, E513 queue full, E514 timeout, E516 another number of languages than texts, E518 options.
+        """
+        _check_options(options, max_new_tokens)
+        deadline = _deadline(timeout)
+        single = isinstance(texts, str)
+        rows = [texts] if isinstance(texts, str) else list(texts)
+        named = language if language != AUTO else languages
+        each = [named] * len(rows) if named is None or isinstance(named, str) else list(named)
+        if len(each) != len(rows):
+            raise LlinkError(
+                "E516",
+                f"There are {len(rows)} texts and {len(each)} languages.",
+                "Give one for each text, or one for all.",
+            )
+        codes = [self._code(text, wanted) for text, wanted in zip(rows, each, strict=True)]
+        outputs: dict[int, str] = {}
+        while left := [i for i in range(len(rows)) if i not in outputs]:
+            with ExitStack() as held:
+                residents = self._residents([codes[i] for i in left], held, deadline)
+                now = [i for i in left if codes[i] is None or codes[i] in residents]
+                groups = self._rows(
+                    [rows[i] for i in now],
+                    [residents.get(str(codes[i])) for i in now],
+                    task,
+                    instruction,
+                    max_new_tokens,
+                )
+                flat = [row for group in groups for row in group]
+                request = self._scheduler.submit(Request(flat, options, deadline, cancel))
+                answers = iter([self._text(ids) for ids in request.result()])
+            outputs |= {i: " ".join(next(answers) for _ in group) for i, group in zip(now, groups, strict=True)}
+        return outputs[0] if single else [outputs[i] for i in range(len(rows))]
+
+    def stream(
+        self,
+        text: str,
+        language: str | None = AUTO,
         *,
         task: str | None = "translate",
         instruction: str | None = None,
         max_new_tokens: int = 128,
+        timeout: float | None = None,
+        cancel: threading.Event | None = None,
         **options: Any,
-    ) -> str | list[str]:
-        """English answers about foreign texts, greedy, in the order of ``texts``.
+    ) -> Iterator[str]:
+        """The answer to one text in pieces as they are made; joined they are what ``generate`` returns.
+
+        Arguments and errors as for ``generate``. A caller that stops listening cancels the request.
+        """
+        _check_options(options, max_new_tokens)
+        deadline = _deadline(timeout)
+        code = self._code(text, language)
+        news: SimpleQueue[None] = SimpleQueue()
+        with ExitStack() as held:
+            resident = self._residents([code], held, deadline).get(str(code))
+            [rows] = self._rows([text], [resident], task, instruction, max_new_tokens)
+            for row in rows:
+                row.on_tokens = lambda: news.put(None)
+            request = Request(rows, options, deadline, cancel)
+            request.future.add_done_callback(lambda _: news.put(None))
+            self._scheduler.submit(request)
+            try:
+                for number, row in enumerate(rows):
+                    if number:
+                        yield " "
+                    yield from self._pieces_of(row, request, news)
+                request.result()
+            finally:
+                request.give_up()
+
+    def _pieces_of(self, row: Row, request: Request, news: SimpleQueue[None]) -> Iterator[str]:
+        said = ""
+        while not row.done:
+            with suppress(Empty):
+                news.get(timeout=request.patience)
+            if request.given_up() and not row.done:
+                request.result()  # raises what ended it
+            text = self._text(row.ids)
+            # A character may still be half there, and white space at the end may be cut off with the answer.
+            if text.startswith(said) and not text.endswith("\ufffd") and text != said:
+                yield text[len(said) :]
+                said = text
+        text = self._text(row.ids)
+        if text.startswith(said) and text != said:
+            yield text[len(said) :]
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        max_new_tokens: int = 128,
+        timeout: float | None = None,
+        cancel: threading.Event | None = None,
+        **options: Any,
+    ) -> str:
+        """The decoder's next turn in a conversation of English turns and foreign texts.
 
         Args:
-            texts: one text or many.
-            language: code or name; ``auto`` goes by script; None leaves the decoder untouched and takes
-                ``texts`` as the user's message.
-            task: ``translate``, ``summarize``, ``title``, ``keypoints`` or ``qa``.
-            instruction: a free instruction in English instead of a task.
-            options: passed on to transformers' ``generate``.
+            messages: ``{"role", "content"}`` each; a content is English text, text in the script of an installed
+                language, a ``Foreign(text, language)``, or a list of such parts, which stand on lines of their own.
 
         Raises:
-            LlinkError: E501 unknown task, E502/E503/E504 script, E510 empty text, E511 too long, E3xx adapter.
+            LlinkError: E517 for a message of another shape or foreign texts of two languages, and as ``generate``.
         """
-        single = isinstance(texts, str)
-        rows = [texts] if isinstance(texts, str) else list(texts)
-        if language is None:
-            answers = self._bare(rows, max_new_tokens, options)
-        else:
-            wanted = instruction_for(task, instruction)
-            split = instruction is None and task == "translate"
-            answers = self._answer(rows, language, wanted, split, max_new_tokens, options)
-        return answers[0] if single else answers
+        _check_options(options, max_new_tokens)
+        deadline = _deadline(timeout)
+        conversation = turns(messages)
+        foreign = [part for _, parts in conversation for part in parts if isinstance(part, Foreign)]
+        codes = {part: self._foreign_code(part.text, part.language) for part in foreign}
+        if len(set(codes.values())) > 1:
+            names = ", ".join(sorted({plugins.language(code).name for code in codes.values()}))
+            raise LlinkError(
+                "E517",
+                f"One conversation has texts in several languages ({names}).",
+                "The decoder reads one language's slots at a time: translate the others first.",
+            )
+        with ExitStack() as held:
+            resident = next(iter(self._residents(list(codes.values()), held, deadline).values()), None)
+            pieces = {part: self._segments(part.text, resident) for part in codes} if resident else {}
+            told = [piece for part in foreign for piece in pieces[part]]
+            slots = self._slots_of(told, resident) if resident else []
+            if resident and len(slots) * resident.bridge.slots > MAX_SLOTS:
+                raise LlinkError(
+                    "E511", f"The texts become {len(slots)} passages of {resident.bridge.slots} slots, and {MAX_SLOTS // resident.bridge.slots} fit.",
+                    "Leave earlier turns out.",
+                )  # fmt: skip
+            contents: list[tuple[str, list[int]]] = []
+            with self._wording:
+                for role, parts in conversation:
+                    ids: list[int] = []
+                    for part, end in zip(parts, ["\n"] * (len(parts) - 1) + [""], strict=True):
+                        if isinstance(part, str):
+                            ids += self.decoder.tokenize(part + end)
+                        elif resident:
+                            ids += subject(self.decoder, resident.bridge.slots, len(pieces[part]))
+                            ids += self.decoder.tokenize(end) if end else []
+                    contents.append((role, ids))
+                try:
+                    prompt = converse(self.decoder, contents)
+                except TemplateError as error:
+                    raise LlinkError(
+                        "E517", f"The decoder's chat template refuses the conversation: {error}.",
+                        "Let turns of user and assistant alternate.",
+                    ) from error  # fmt: skip
+            row = self._row(prompt, slots, resident, max_new_tokens)
+            request = self._scheduler.submit(Request([row], options, deadline, cancel))
+            [ids] = request.result()
+        return self._text(ids)
+
+    # Vectors
 
     def slots(self, texts: Sequence[str], language: str) -> Tensor:
-        """The K slots ``[N, K, D]`` of texts in one language."""
-        resident = self.resident(language)
-        with torch.inference_mode():
-            encoded = self.encoder.encode([resident.language.normalise(t) for t in texts])
-            device = resident.bridge.reserved.device
-            return resident.bridge(
-                encoded.pooled.to(device).float(), encoded.states.to(device).float(), encoded.mask.to(device)
-            )
+        """The K slots ``[N, K, D]`` of texts in one language, float32; from the cache where they were asked for before.
+
+        Raises:
+            LlinkError: E510 for an empty text, E511 for one that is longer than the encoder reads.
+        """
+        with self._hold(language) as resident:
+            found = self._slots_of(self._whole(texts, resident), resident)
+            return torch.stack(found) if found else torch.empty(0, *resident.bridge.reserved.shape)
 
     def embed(self, texts: Sequence[str], language: str) -> Tensor:
-        """Aligned unit vectors ``[N, D]`` of texts in one language, for retrieval."""
-        resident = self.resident(language)
+        """Aligned unit vectors ``[N, D]`` of texts in one language, for retrieval; errors as for ``slots``."""
+        with self._hold(language) as resident:
+            return self._vectors(texts, resident).clone()
+
+    def _vectors(self, texts: Sequence[str], resident: Resident) -> Tensor:
+        features = self._encode(self._whole(texts, resident))
+        like = resident.bridge.reserved
         with torch.inference_mode():
-            encoded = self.encoder.encode([resident.language.normalise(t) for t in texts])
-            return resident.bridge.aligned(encoded.pooled.to(resident.bridge.reserved.device).float())
+            pooled = [pooled.to(like.device, like.dtype) for _, pooled in features]
+            return resident.bridge.aligned(
+                torch.stack(pooled) if pooled else like.new_empty(0, self.encoder.hidden_size)
+            )
+
+    def rank(self, query: str, candidates: Sequence[str], language: str = AUTO) -> list[tuple[int, float]]:
+        """English candidates in the order of their likeness to a foreign query: (index, cosine), best first.
+
+        The candidates' vectors are the teacher states of stage A, with the adapter's common mean taken out.
+        """
+        from llink.recipe import Teacher
+        from llink.training.teacher import TeacherEncoder
+
+        code = self._foreign_code(query, language)
+        with self._hold(code) as resident, self._switch.using(None), torch.inference_mode():
+            [wanted] = self._vectors([query], resident)
+            if not candidates:
+                return []
+            with self._wording:
+                teacher = TeacherEncoder(self.decoder, Teacher(**resident.manifest.recipe["teacher"]))
+                states = [teacher.encode(candidates[i : i + BATCH]).pooled for i in range(0, len(candidates), BATCH)]
+            centred = torch.cat(states).to(wanted) - resident.bridge.projector.teacher_mean
+            likeness = torch.nn.functional.normalize(centred, dim=-1) @ wanted
+        order = likeness.argsort(descending=True, stable=True).tolist()
+        return [(i, float(likeness[i])) for i in order]
 
     def prompt(self, instruction: str, language: str) -> Prompt:
         """The prompt of an instruction with the language's number of slots."""
-        return build(self.decoder, instruction, slots=self.resident(language).bridge.slots)
+        slots = self.resident(language).bridge.slots
+        with self._wording:
+            return build(self.decoder, instruction, slots=slots)
 
     @contextmanager
     def using(self, language: str | None) -> Iterator[None]:
-        """Within the block the decoder carries the language's LoRA; None: the untouched decoder."""
-        if language is not None:
-            self.resident(language)
-        if self._lora is None:
-            yield
-        elif language is None:
-            with self._lora.disable_adapter():
-                yield
-        else:
-            self._lora.set_adapter(plugins.language(language).code, inference_mode=True)
-            yield
+        """Within the block this thread's ``auto`` is the language, and its own passes through ``decoder`` carry its LoRA.
 
-    def _bare(self, rows: list[str], max_new_tokens: int, options: dict[str, Any]) -> list[str]:
-        answers = []
-        with self.using(None):
-            for part in in_batches(len(rows), BATCH):
-                prompts = [build(self.decoder, text) for text in rows[part]]
-                answers += answer_prompts(self.decoder, prompts, max_new_tokens, **options)
-        return answers
+        None: the untouched decoder.
+        """
+        with ExitStack() as held:
+            resident = held.enter_context(self._hold(language)) if language is not None else None
+            before = self._default.set(resident.language.code if resident else None)
+            try:
+                with self._switch.using(resident.lora if resident else None):
+                    yield
+            finally:
+                self._default.reset(before)
 
-    def _answer(
+    # One text on its way
+
+    def _code(self, text: str, language: str | None) -> str | None:
+        """The language that a text is to be read in, None for the bare decoder."""
+        if language == AUTO:
+            language = self._default.get()
+        if not normalise(text):
+            raise LlinkError("E510", "The text is empty.", "Give a sentence.")
+        return None if language is None else self._foreign_code(text, language)
+
+    def _foreign_code(self, text: str, language: str) -> str:
+        """The language of a text that is to be read through slots."""
+        if language == AUTO:
+            language = self._default.get() or AUTO
+        if len(text) > MAX_CHARS:
+            raise LlinkError("E511", f"The text has {len(text):,} characters; {MAX_CHARS:,} is the limit.",
+                             "Pass it sentence by sentence, one a line.")  # fmt: skip
+        if not normalise(text):
+            raise LlinkError("E510", "The text is empty.", "Give a sentence.")
+        if language == AUTO:
+            return self.detect(text)
+        spoken = plugins.language(language)
+        check_script(text, spoken)
+        return spoken.code
+
+    def _residents(self, codes: Sequence[str | None], held: ExitStack, deadline: float | None) -> dict[str, Resident]:
+        """Adapters of languages, held until ``held`` is closed: all of them, or as many as there is room for."""
+        residents: dict[str, Resident] = {}
+        for code in dict.fromkeys(code for code in codes if code is not None):
+            try:
+                residents[code] = held.enter_context(self._hold(code, deadline))
+            except LlinkError as error:
+                if error.code != "E512" or not residents:
+                    raise
+        return residents
+
+    def _rows(
         self,
-        rows: list[str],
-        language: str,
-        instruction: str,
-        split: bool,
-        max_new_tokens: int,
-        options: dict[str, Any],
-    ) -> list[str]:
-        """Every text as one or more pieces, pieces grouped by language, answers put together in order."""
-        pieces: dict[str, list[tuple[int, str]]] = {}
-        for row, text in enumerate(rows):
-            if len(text) > MAX_CHARS:
-                raise LlinkError("E511", f"The text has {len(text):,} characters; {MAX_CHARS:,} is the limit.",
-                                 "Pass it sentence by sentence, one a line.")  # fmt: skip
-            if not normalise(text):
-                raise LlinkError("E510", "The text is empty.", "Give a sentence.")
-            spoken = plugins.language(self.detect(text) if language == "auto" else language)
-            if language != "auto":
-                check_script(text, spoken)
-            self.resident(spoken.code)  # the adapter states how the encoder is read, so it comes first
-            for piece in self._pieces(text, spoken, split):
-                pieces.setdefault(spoken.code, []).append((row, piece))
-        parts: list[list[str]] = [[] for _ in rows]
-        for code, jobs in pieces.items():
-            prompt = self.prompt(instruction, code)
-            with self.using(code), torch.inference_mode():
-                for part in in_batches(len(jobs), BATCH):
-                    slots = self.slots([piece for _, piece in jobs[part]], code)
-                    embeds = prompt_embeddings(self.decoder, prompt, slots, slots.device)
-                    answers = generate(self.decoder, embeds, None, max_new_tokens, **options)
-                    for (row, _), answer in zip(jobs[part], answers, strict=True):
-                        parts[row].append(answer)
-        return [" ".join(answers) for answers in parts]
+        texts: Sequence[str],
+        residents: Sequence[Resident | None],
+        task: str | None,
+        instruction: str | None,
+        limit: int,
+    ) -> list[list[Row]]:
+        """Each text as one or more rows for the decoder, read with its adapter; None for the bare decoder."""
+        wanted = instruction_for(task, instruction) if any(residents) else ""
+        split = instruction is None and task == "translate"
+        pieces = [
+            self._segments(text, resident, sentences=split) if resident else []
+            for text, resident in zip(texts, residents, strict=True)
+        ]
+        slots: dict[tuple[Resident, str], Tensor] = {}
+        for holder in dict.fromkeys(filter(None, residents)):
+            mine = [piece for own, other in zip(pieces, residents, strict=True) if other is holder for piece in own]
+            slots |= {(holder, piece): k for piece, k in zip(mine, self._slots_of(mine, holder), strict=True)}
+        rows: list[list[Row]] = []
+        for text, resident, own in zip(texts, residents, pieces, strict=True):
+            # Without an adapter the text itself is what is asked; otherwise one row for each group of passages.
+            groups = [[]] if resident is None else [[piece] for piece in own] if split else [own]
+            rows.append([])
+            for group in groups:
+                with self._wording:
+                    if resident is None:
+                        prompt = build(self.decoder, text)
+                    else:
+                        prompt = build(self.decoder, wanted, slots=resident.bridge.slots, passages=len(group))
+                rows[-1].append(self._row(prompt, [slots[resident, p] for p in group if resident], resident, limit))
+        return rows
 
-    def _pieces(self, text: str, spoken: Language, split: bool) -> list[str]:
-        text = text.strip()
-        pieces = spoken.sentences(text) if split and (len(text) > LONG or "\n" in text) else [text]
-        pieces = [spoken.normalise(piece) for piece in pieces]
-        counts = self.encoder_tokens(pieces)
+    def _row(self, prompt: Prompt, slots: Sequence[Tensor], resident: Resident | None, limit: int) -> Row:
+        model: Any = self.decoder.model
+        room = getattr(model.config, "max_position_embeddings", None)
+        if room is not None and len(prompt.ids) + limit > room:
+            raise LlinkError(
+                "E511", f"The prompt has {len(prompt.ids):,} tokens and the answer may have {limit:,}; the decoder has room for {room:,}.",
+                "Shorten it, or lower max_new_tokens.",
+            )  # fmt: skip
+        device = self.decoder.embedding_matrix().device
+        with torch.inference_mode():
+            embeds = filled(self.decoder, prompt, torch.cat(list(slots)).to(device) if slots else None, device)
+        return Row(embeds, resident.lora if resident else None, limit)
+
+    def _whole(self, texts: Sequence[str], resident: Resident) -> list[str]:
+        """Texts normalised, each to be one passage; refused where nothing is left or the encoder would cut."""
+        parts = [resident.language.normalise(text) for text in texts]
+        for part, count in zip(parts, self._tokens(parts), strict=True):
+            if not count:
+                raise LlinkError("E510", "The text is empty.", "Give a sentence.")
+            self._must_fit(part, count)
+        return parts
+
+    def _segments(self, text: str, resident: Resident, sentences: bool = False) -> list[str]:
+        """A text as the pieces that get K slots each: whole where it is short, else by its sentences.
+
+        Args:
+            sentences: one piece a sentence; otherwise as many sentences a piece as stay within ``LONG`` characters.
+        """
+        spoken, text = resident.language, text.strip()
+        parts = spoken.sentences(text) if len(text) > LONG or "\n" in text else [text]
+        parts = [spoken.normalise(part) for part in parts]
+        counts = self._tokens(parts)
         if not any(counts):
             raise LlinkError("E510", "The encoder has no token for anything in the text.", "Give a sentence.")
-        for piece, count in zip(pieces, counts, strict=True):
-            if count > self.encoder.max_tokens:
-                raise LlinkError(
-                    "E511", f"A passage of {len(piece):,} characters is {count} encoder tokens; {self.encoder.max_tokens} is the limit.",
-                    "Cut it into sentences, one a line.",
-                )  # fmt: skip
-        return [piece for piece, count in zip(pieces, counts, strict=True) if count]
+        for part, count in zip(parts, counts, strict=True):
+            self._must_fit(part, count)
+        if sentences:
+            return [part for part, count in zip(parts, counts, strict=True) if count]
+        parts = _joined(parts, counts, self.encoder.max_tokens)
+        fit = MAX_SLOTS // resident.bridge.slots
+        if len(parts) > fit:
+            rest = sum(len(part) for part in parts[fit:])
+            raise LlinkError(
+                "E511", f"The text becomes {len(parts)} passages of {resident.bridge.slots} slots, and {fit} fit: its last {rest:,} characters would be left out.",
+                "Ask about it in parts.",
+            )  # fmt: skip
+        return parts
 
-    def encoder_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Encoder tokens of each text."""
-        return self.encoder.count_tokens(texts)
+    def _tokens(self, parts: Sequence[str]) -> list[int]:
+        with self._encoding:
+            return self.encoder.count_tokens(parts)
+
+    def _must_fit(self, part: str, count: int) -> None:
+        if count > self.encoder.max_tokens:
+            raise LlinkError(
+                "E511", f"A passage of {len(part):,} characters is {count} encoder tokens; {self.encoder.max_tokens} is the limit.",
+                "Cut it into sentences, one a line.",
+            )  # fmt: skip
+
+    def _encode(self, pieces: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+        """States ``[T, H]`` and pooled vector ``[H]`` of normalised texts, each encoded once while the cache holds it."""
+        if not pieces:
+            return []
+        with self._encoding:
+            texts = {_key(piece): piece for piece in pieces}
+            found = {key: self._features.get(key) for key in texts}
+            missing = [key for key in texts if found[key] is None]
+            counts = self.encoder.count_tokens([texts[key] for key in missing])
+            order = sorted(range(len(missing)), key=counts.__getitem__)
+            for batch in token_batches([counts[i] for i in order], BATCH_TOKENS):
+                chosen = [missing[order[n]] for n in batch]
+                with torch.inference_mode():
+                    encoded = self.encoder.encode([texts[key] for key in chosen])
+                    for key, states, mask, pooled in zip(
+                        chosen, encoded.states, encoded.mask, encoded.pooled, strict=True
+                    ):
+                        found[key] = own, _ = states[mask], pooled.clone()
+                        self._features.put(key, found[key], own.nbytes + pooled.nbytes)
+        return [found[_key(piece)] for piece in pieces]
+
+    def _slots_of(self, pieces: Sequence[str], resident: Resident) -> list[Tensor]:
+        """The K slots ``[K, D]`` of each normalised text."""
+        found = {piece: self._slots.get((resident.serial, _key(piece))) for piece in pieces}
+        missing = [piece for piece, slots in found.items() if slots is None]
+        like = resident.bridge.reserved
+        with torch.inference_mode():
+            # One by one: in a batch a text's slots would depend on the other texts, if only in the last digit.
+            for piece, (states, pooled) in zip(missing, self._encode(missing), strict=True):
+                mask = torch.ones(1, len(states), dtype=torch.bool, device=like.device)
+                slots = resident.bridge(pooled[None].to(like), states[None].to(like), mask)[0]
+                found[piece] = slots
+                self._slots.put((resident.serial, _key(piece)), slots, slots.nbytes)
+        return [found[piece] for piece in pieces]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        with self._wording:
+            return self.decoder.detokenize(ids)
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _check_options(options: Mapping[str, Any], max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise LlinkError("E518", f"max_new_tokens is {max_new_tokens}.", "An answer has a token at least.")
+    for name in options:
+        if name not in OPTIONS:
+            raise unknown_name("E518", "option", name, OPTIONS)
+
+
+def _key(piece: str) -> bytes:
+    return hashlib.sha256(piece.encode("utf-8", "surrogatepass")).digest()
+
+
+def _joined(parts: Sequence[str], counts: Sequence[int], most: int) -> list[str]:
+    """Neighbouring sentences put together as long as they stay within ``LONG`` characters and ``most`` tokens."""
+    joined: list[tuple[str, int]] = []
+    for part, count in zip(parts, counts, strict=True):
+        if joined and len(joined[-1][0]) + 1 + len(part) <= LONG and joined[-1][1] + count < most:
+            joined[-1] = (f"{joined[-1][0]} {part}".strip(), joined[-1][1] + count + 1)
+        elif count:
+            joined.append((part, count))
+    return [part for part, _ in joined]
 
 
 def pick_device(device: str) -> str:
