@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
+from llink.cli.options import data_option, recipe_option
 from llink.errors import LlinkError, unknown_name
+from llink.evaluation import BASELINES, SUITES
 
-SUITES = ("retrieval", "usage", "translate")
+if TYPE_CHECKING:
+    from llink.recipe import Recipe
 
 
 @click.command("eval", short_help="Measure a language adapter.")
@@ -28,39 +32,52 @@ SUITES = ("retrieval", "usage", "translate")
     metavar="DIR_OR_NAME",
     help="Adapter folder, or the name of one that `llink languages` lists.  [default: the one shipped]",
 )
-@click.option(
-    "--recipe",
-    "recipe_name",
-    default="cpu",
-    show_default=True,
-    metavar="NAME_OR_PATH",
-    help="The recipe that names models and dev sets.",
-)
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    default=".",
-    show_default=True,
-    envvar="LLINK_DATA",
-    show_envvar=True,
-    metavar="DIR",
-    help="Folder of the dev sets.",
-)
+@recipe_option
+@data_option
 @click.option("--limit", type=click.IntRange(min=2), metavar="N", help="Use the first N pairs of each dev set.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.json", help="Write the numbers as JSON too.")
+@click.option(
+    "--against",
+    default="raw,english,encoder",
+    show_default=True,
+    metavar="NAMES",
+    help="Baselines beside it: raw, english, encoder, direct-lora (or direct-lora=DIR); none for none.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of what is found; what it has already is not measured again.  [default: runs/CODE]",
+)
+@click.option(
+    "--judge",
+    metavar="NAME",
+    help="A decoder that `llink models` lists, a folder, or http://HOST/v1#MODEL of an OpenAI-compatible endpoint.",
+)
+@click.option("--fresh", is_flag=True, help="Measure again what --out has.")
+@click.option("--check", is_flag=True, help="Fail when a number is not as the recipe's `expect` says.")
 @click.option("--record", is_flag=True, help="Put the numbers into the adapter's manifest and card.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     code: str,
     suite_names: str,
     adapter: str | None,
     recipe_name: str,
     data: Path,
     limit: int | None,
+    against: str,
     out: Path | None,
+    judge: str | None,
+    fresh: bool,
+    check: bool,
     record: bool,
 ) -> None:
-    """Measure the adapter of the language CODE on the dev sets of a recipe."""
+    """Measure the adapter of the language CODE on the dev sets of a recipe, or on a file given with --data.
+
+    A language without dev data is measured on its samples. A killed run goes on when it is started again.
+    """
     from llink.cli.names import adapter_path, recipe_path
+    from llink.evaluation.gates import failed, gates
     from llink.plugins import language
     from llink.recipe import load_recipe
 
@@ -68,24 +85,33 @@ def command(
     suites = parse_suites(suite_names)
     path = recipe_path(recipe_name, entry)
     recipe = load_recipe(path)
+    wanted = gates(recipe.expect, suites) if check else {}
+    if check and not wanted:
+        raise LlinkError(
+            "E524", f"Recipe {path.stem} expects nothing of these suites.", "Add a section `expect` to it."
+        )
+    baselines, lora = parse_baselines(against, Path("runs") / f"{entry.code}-{path.stem}-direct-lora" / "direct-lora")
     folder = adapter_path(adapter, entry) if adapter else None
+    recipe, data = on_file(recipe, data)
+    out = out or Path("runs") / entry.code
 
     from llink.adapter import find_adapter, record_metrics
-    from llink.evaluation.run import evaluate
+    from llink.evaluation.base import whole
+    from llink.evaluation.run import measure
 
-    results = evaluate(entry, suites=suites, adapter=folder, recipe=recipe, data=data, limit=limit)
+    found = measure(
+        entry, suites, recipe=recipe, data=data, adapter=folder, limit=limit, against=baselines, lora=lora, judge=judge,
+        samples=ctx.get_parameter_source("data") is ParameterSource.DEFAULT, out=out, fresh=fresh,
+    )  # fmt: skip
+    results = {suite: {name: whole(values) for name, values in sets.items()} for suite, sets in found.metrics.items()}
     click.echo(report(results))
+    for line in (*(f"skipped: {s}" for s in found.skipped), *(f"warning: {w}" for w in found.warnings)):
+        click.echo(line, err=True)
+    click.echo(f"In {out}; as a page: llink report {out}", err=True)
     if record:
         record_metrics(find_adapter(entry, recipe.encoder.name, recipe.decoder.name, folder), results)
-    if out:
-        rows = {
-            "language": entry.code,
-            "adapter": str(folder) if folder else None,
-            "recipe": path.stem,
-            "limit": limit,
-            "results": results,
-        }
-        save(out, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+    if lines := failed(wanted, found.metrics):
+        raise LlinkError("E524", f"{len(lines)} not as expected: {'; '.join(lines)}.")
 
 
 def parse_suites(names: str) -> list[str]:
@@ -97,15 +123,35 @@ def parse_suites(names: str) -> list[str]:
     return suites
 
 
+def parse_baselines(names: str, lora: Path) -> tuple[list[str], Path | None]:
+    """Baselines in the order given, and the folder of ``direct-lora`` (``lora`` where none is given); E506."""
+    if names.strip() == "none":
+        return [], None
+    given = [name.strip().partition("=") for name in names.split(",")]
+    for name, equals, _ in given:
+        if name not in BASELINES or (equals and name != "direct-lora"):
+            raise unknown_name("E506", "baseline", name, BASELINES)
+    folders = [Path(folder) if folder else lora for name, _, folder in given if name == "direct-lora"]
+    return list(dict.fromkeys(name for name, _, _ in given)), folders[0] if folders else None
+
+
+def on_file(recipe: Recipe, data: Path) -> tuple[Recipe, Path]:
+    """The recipe and its data folder; where ``data`` is a file, that file is the only dev set."""
+    if not data.is_file():
+        return recipe, data
+    own = recipe.data.model_copy(update={"dev": {data.name.partition(".")[0]: data.name}})
+    return recipe.model_copy(update={"data": own}), data.parent
+
+
 def report(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """One table a suite: dev sets down, metrics across."""
+    """One table a suite: metrics down, what was measured on across."""
     from llink.cli.tables import table
 
     tables = []
     for suite, sets in results.items():
         metrics = list(dict.fromkeys(metric for values in sets.values() for metric in values))
-        rows = [[name, *(number(values.get(metric)) for metric in metrics)] for name, values in sets.items()]
-        tables.append(table([suite, *metrics], rows))
+        rows = [[metric, *(number(values.get(metric)) for values in sets.values())] for metric in metrics]
+        tables.append(table([suite, *sets], rows))
     return "\n\n".join(tables)
 
 
@@ -114,13 +160,3 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.3f}"
-
-
-def save(path: Path, text: str) -> None:
-    """Write the whole file or none of it."""
-    from llink.home import atomic_write
-
-    try:
-        atomic_write(path, text)
-    except LlinkError as error:
-        raise LlinkError(error.code, error.message, "Give another --out.") from error

@@ -1,131 +1,245 @@
-"""All suites over all dev sets, one report."""
+"""All suites over all dev sets, one report; what a folder already holds is not measured again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
-
+from llink import __version__
 from llink.data.pairs import Pair, dev_pairs
-from llink.engine import BATCH, Engine
-from llink.errors import unknown_name
-from llink.evaluation.ranks import both_directions
-from llink.home import home
+from llink.engine import Engine
+from llink.errors import LlinkError, unknown_name
+from llink.evaluation import BASELINES, SUITES, evaluator
+from llink.evaluation.base import Evaluator, Metrics, Skip, Subject
+from llink.evaluation.baselines import lora_hash
+from llink.evaluation.results import METRICS, PREDICTIONS
+from llink.home import atomic_write, home
 from llink.interfaces import Language
-from llink.progress import track
-from llink.prompt import TASKS, build
-from llink.reading import answer_prompts, in_batches
-from llink.recipe import Recipe, Teacher
+from llink.recipe import Recipe
 from llink.training.features import FeatureCache
-from llink.training.stage_b import Example, dev_losses
-from llink.training.teacher import TeacherEncoder
 
-Metrics = dict[str, float]
+SAMPLES = "samples"
+SEED = 17
 
 
 @dataclass
-class Subject:
-    """An adapter under test, with what the suites need."""
+class Report:
+    """What an evaluation found.
 
-    engine: Engine
-    code: str
-    cache: FeatureCache
-    limit: int | None
+    Attributes:
+        metrics: suite -> set -> metric -> value.
+        warnings, skipped: what to know of the numbers, and what could not be measured and why; each with its suite.
+        notes: suite -> set -> what belongs to its numbers, such as signatures.
+        about: language, models, adapter and settings.
+    """
 
-    def first(self, rows: list[Pair], default: int) -> list[Pair]:
-        """The pairs a suite looks at: ``--limit`` or its own default, from the start of the dev set."""
-        return rows[: self.limit or default]
+    metrics: dict[str, dict[str, Metrics]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    notes: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
+    def add(self, suite: str, name: str, found: dict[str, Any]) -> None:
+        """Take in what one suite found on one set."""
+        place = f"{suite}, {name}: "
+        if "skipped" in found:
+            self.skipped.append(place + found["skipped"])
+            return
+        self.metrics.setdefault(suite, {})[name] = found["metrics"]
+        self.warnings += [place + warning for warning in found["warnings"]]
+        if found["notes"]:
+            self.notes.setdefault(suite, {})[name] = found["notes"]
 
-def retrieval(subject: Subject, rows: list[Pair]) -> Metrics:
-    """R@1/5/10, MRR and mean rank over up to 1,024 candidates, both directions."""
-    rows = subject.first(rows, 1024)
-    resident = subject.engine.resident(subject.code)
-    teacher = TeacherEncoder(subject.engine.decoder, Teacher(**resident.manifest.recipe["teacher"]))
-    cache = FeatureCache(home() / "features", teacher)
-    subject.cache.ensure([p.foreign for p in rows])
-    with subject.engine.using(None):
-        cache.ensure([p.english for p in rows], "Teacher states")
-    projector = resident.bridge.projector
-    with torch.inference_mode():
-        aligned = projector(subject.cache.pooled([p.foreign for p in rows]).to(projector.teacher_mean.device)).cpu()
-    metrics = both_directions(aligned, cache.pooled([p.english for p in rows]) - projector.teacher_mean.cpu())
-    return {"candidates": len(rows), **metrics}
-
-
-def usage(subject: Subject, rows: list[Pair]) -> Metrics:
-    """Nats per token with right, zeroed and shuffled slots, and the gaps between them."""
-    rows = subject.first(rows, 200)
-    subject.cache.ensure([p.foreign for p in rows])
-    examples = [Example(p.foreign, "translate", p.english, p.english) for p in rows]
-    bridge = subject.engine.resident(subject.code).bridge
-    with subject.engine.using(subject.code):
-        return {"pairs": len(rows), **dev_losses(bridge, subject.engine.decoder, subject.cache, examples)}
-
-
-def translate(subject: Subject, rows: list[Pair]) -> Metrics:
-    """chrF++ of the adapter and of the same decoder given the raw text, and what each pays in prompt tokens."""
-    from sacrebleu.metrics import CHRF
-
-    rows = subject.first(rows, 100)
-    engine, decoder = subject.engine, subject.engine.decoder
-    references, chrf = [p.english for p in rows], CHRF(word_order=2)
-    ours: list[str] = []
-    raw: list[str] = []
-    with track("Translating", total=2 * len(rows)) as bar:
-        for part in in_batches(len(rows), BATCH):
-            ours += engine.generate([p.foreign for p in rows[part]], subject.code, max_new_tokens=96)
-            bar(len(rows[part]))
-            with engine.using(None):
-                prompts = [build(decoder, TASKS["translate"], text=p.foreign) for p in rows[part]]
-                raw += answer_prompts(decoder, prompts, 96)
-            bar(len(rows[part]))
-    slots = engine.resident(subject.code).bridge.slots
-    raw_tokens = sum(len(decoder.tokenize(p.foreign)) for p in rows) / len(rows)
-    return {
-        "pairs": len(rows),
-        "chrf++": chrf.corpus_score(ours, [references]).score,
-        "chrf++ raw": chrf.corpus_score(raw, [references]).score,
-        "foreign prompt tokens": float(slots),
-        "foreign prompt tokens raw": raw_tokens,
-        "token ratio": raw_tokens / slots,
-    }
+    def as_dict(self, earlier: dict[str, Any], suites: Sequence[str]) -> dict[str, Any]:
+        """As ``metrics.json`` has it, with what ``earlier`` has of other suites where it is of the same evaluation."""
+        now: dict[str, Any] = {
+            "results": self.metrics,
+            "warnings": self.warnings,
+            "skipped": self.skipped,
+            "notes": self.notes,
+        }
+        if any(earlier.get(key) != value for key, value in self.about.items()):
+            return {**self.about, **now}
+        found: dict[str, Any] = {**self.about}
+        for key in ("results", "notes"):
+            found[key] = {suite: sets for suite, sets in earlier[key].items() if suite not in suites} | now[key]
+        for key in ("warnings", "skipped"):
+            # Each line begins with its suite.
+            others = [line for line in earlier[key] if re.split("[,:]", line)[0] not in suites]
+            found[key] = list(dict.fromkeys([*others, *now[key]]))
+        return found
 
 
-SUITES: dict[str, Callable[[Subject, list[Pair]], Metrics]] = {
-    "retrieval": retrieval,
-    "usage": usage,
-    "translate": translate,
-}
+def evaluate(language: Language, suites: Sequence[str] = SUITES, **options: Any) -> dict[str, dict[str, Metrics]]:
+    """Suite -> set -> metric -> value; arguments and errors of ``measure``."""
+    return measure(language, suites, **options).metrics
 
 
-def evaluate(
+def measure(
     language: Language,
-    suites: Sequence[str] = tuple(SUITES),
+    suites: Sequence[str] = SUITES,
     *,
     recipe: Recipe,
     data: Path,
     adapter: Path | None = None,
     limit: int | None = None,
-) -> dict[str, dict[str, Metrics]]:
-    """Run suites on an adapter: suite -> dev set -> metric -> value.
+    against: Sequence[str] = ("raw", "english", "encoder"),
+    lora: Path | None = None,
+    judge: str | None = None,
+    samples: bool = False,
+    out: Path | None = None,
+    fresh: bool = False,
+) -> Report:
+    """Run suites on an adapter.
 
     Args:
         recipe: names the dev sets and the pair of models.
         data: folder that its paths are relative to.
         adapter: folder; without it the shipped one.
-        limit: how many pairs of each dev set; each suite has its own default.
+        limit: how many pairs of each set; each suite has its own default.
+        against: baselines beside it, of ``BASELINES``.
+        lora: folder of the baseline ``direct-lora``.
+        judge: name of the judge, see ``llink.judge.open_judge``; without it that suite is skipped.
+        samples: whether the language's own samples stand in where there is no dev data.
+        out: folder of what is found, a sub-folder a suite and set; what it has of this very evaluation is taken up.
+        fresh: measure again what ``out`` has.
 
     Raises:
-        LlinkError: E506 for an unknown suite, E210/E211 for dev data, E3xx for the adapter.
+        LlinkError: E506 for an unknown suite or baseline, E527 for no ``lora``, E210/E211 for dev data, E520 where
+            there is nothing to measure on, E3xx for the adapter.
     """
-    for name in suites:
-        if name not in SUITES:
-            raise unknown_name("E506", "suite", name, SUITES)
-    dev = {name: dev_pairs(recipe.data, data, name, language.normalise).rows for name in recipe.data.dev}
+    evaluators = [evaluator(suite) for suite in suites]
+    for name in against:
+        if name not in BASELINES:
+            raise unknown_name("E506", "baseline", name, BASELINES)
+    if "direct-lora" in against:
+        from llink.training.direct_lora import read_about
+
+        read_about(lora or Path())
+    report = Report()
+    dev = _dev_sets(language, recipe, data, samples, report)
     engine = Engine.load(recipe.encoder.name, recipe.decoder.name)
-    engine.add(language.code, adapter)
-    subject = Subject(engine, language.code, FeatureCache(home() / "features", engine.encoder), limit)
-    return {suite: {name: SUITES[suite](subject, rows) for name, rows in dev.items()} for suite in suites}
+    try:
+        engine.add(language.code, adapter)
+        manifest = engine.resident(language.code).manifest
+        cache = FeatureCache(home() / "features", engine.encoder)
+        subject = Subject(
+            engine, language, cache, (recipe.encoder.name, recipe.decoder.name), limit, SEED, tuple(against),
+            lora, judge,
+        )  # fmt: skip
+        about = {
+            "llink": __version__, "language": language.code, "encoder": manifest.encoder, "decoder": manifest.decoder,
+            "recipe": recipe.name, "adapter": manifest.files, "limit": limit, "seed": SEED, "against": list(against),
+            "lora": lora_hash(lora),
+        }  # fmt: skip
+        report.about = {**about, "data": _hash({name: _texts(rows) for name, rows in dev.items()})}
+        earlier = _read(out / METRICS) if out else {}
+        for suite in evaluators:
+            try:
+                sets = suite.sets(subject, dev)
+            except Skip as reason:
+                report.skipped.append(f"{suite.name}: {reason}")
+                continue
+            for name, rows in sets.items():
+                report.add(suite.name, name, _one(suite, name, subject, rows, about, out, fresh))
+                if out:
+                    _save(out / METRICS, report.as_dict(earlier, suites))
+        if out:
+            _save(out / METRICS, report.as_dict(earlier, suites))
+    finally:
+        engine.close()
+    return report
+
+
+def _dev_sets(
+    language: Language, recipe: Recipe, data: Path, samples: bool, report: Report
+) -> dict[str, Sequence[Pair]]:
+    found: dict[str, Sequence[Pair]] = {}
+    for name in recipe.data.dev:
+        try:
+            found[name] = dev_pairs(recipe.data, data, name, language.normalise).rows
+        except LlinkError as error:
+            if not samples or error.code not in ("E210", "E211"):
+                raise
+            report.skipped.append(f"{name}: {error.message}")
+    if not found:
+        normal = language.normalise
+        found = {SAMPLES: [Pair(normal(s.english), normal(s.foreign), SAMPLES) for s in language.samples]}
+        report.warnings.append(
+            f"No dev data of {language.name} was found: measured on its {len(language.samples)} samples, which says little."
+        )
+    if not any(found.values()):
+        raise LlinkError(
+            "E520", f"There is nothing to measure {language.name} on: no dev set, and no samples.",
+            f"Give the folder of its data with --data, or get some: llink data harvest {language.code}.",
+        )  # fmt: skip
+    return found
+
+
+def _one(
+    suite: Evaluator,
+    name: str,
+    subject: Subject,
+    rows: Sequence[Pair],
+    about: dict[str, Any],
+    out: Path | None,
+    fresh: bool,
+) -> dict[str, Any]:
+    """What a suite finds on a set: taken up from ``out``, else measured and left there."""
+    # Another judge is no reason to measure the other suites again.
+    judge = subject.judge if suite.name == "judge" else None
+    settings = {**about, "suite": suite.name, "judge": judge, "rows": _texts(rows)}
+    key = _hash(settings)
+    folder = out / suite.name / _safe(name) if out else None
+    if folder and not fresh:
+        known = _known(folder)
+        if known.get("key") == key:
+            return known
+    try:
+        result = suite(subject, rows)
+    except Skip as reason:
+        return {"skipped": str(reason)}
+    found = {
+        "key": key, "set": name, "metrics": result.metrics, "warnings": result.warnings, "notes": result.notes
+    }  # fmt: skip
+    if folder:
+        # The examples first: where the numbers are, all is there.
+        lines = (json.dumps(row, ensure_ascii=False) for row in result.predictions)
+        atomic_write(folder / PREDICTIONS, "".join(f"{line}\n" for line in lines))
+        _save(folder / METRICS, found)
+    return found
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    return _read(folder / METRICS) if (folder / PREDICTIONS).is_file() else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is none, or half of one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _texts(rows: Sequence[Pair]) -> list[list[str]]:
+    return [[p.english, p.foreign, p.source] for p in rows]
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _safe(name: str) -> str:
+    """A set's name as that of one folder."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "set"
+
+
+def _save(path: Path, content: dict[str, Any]) -> None:
+    atomic_write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

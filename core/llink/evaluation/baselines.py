@@ -1,0 +1,99 @@
+"""What one would have without LLINK: answers of the same decoder, kept so that no run asks twice.
+
+``raw`` reads the foreign text, ``english`` its English (the ceiling), ``direct-lora`` the foreign text through a LoRA
+that was trained on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from llink.data.pairs import Pair
+from llink.evaluation.base import ANSWER_TOKENS, Subject
+from llink.home import ensure_folder, home
+from llink.progress import track
+from llink.prompt import TASKS, build
+from llink.reading import answer_prompts, in_batches
+
+READERS = ("raw", "english", "direct-lora")
+"""Those that answer."""
+BATCH = 16
+
+
+def baseline_answers(subject: Subject, name: str, rows: Sequence[Pair], task: str = "translate") -> list[str]:
+    """What the decoder answers when it reads the text itself.
+
+    Args:
+        name: one of ``READERS``.
+        task: a task of ``llink.prompt``.
+
+    Raises:
+        LlinkError: E527 when the ``direct-lora`` of the subject is none, or one for another decoder.
+    """
+    texts = [p.english if name == "english" else p.foreign for p in rows]
+    decoder = subject.engine.decoder
+    log = ensure_folder(home() / "answers") / f"{decoder.fingerprint[:16]}-{ANSWER_TOKENS}.jsonl"
+    known = _read(log)
+    made_by = lora_hash(subject.lora) if name == "direct-lora" else ""
+    keys = {text: _key(made_by, text, task) for text in texts}
+    # Texts of like length go together: less padding.
+    missing = sorted((text for text, key in keys.items() if key not in known), key=len)
+    with track(f"Baseline {name}", total=len(missing)) as bar, log.open("a", encoding="utf-8") as lines:
+        lines.write("\n" if lines.tell() else "")  # a kill may have cut the last line off
+        for part in in_batches(len(missing), BATCH):
+            prompts = [build(decoder, TASKS[task], text=text) for text in missing[part]]
+            with reading(subject, name):
+                answers = answer_prompts(decoder, prompts, ANSWER_TOKENS)
+            for text, answer in zip(missing[part], answers, strict=True):
+                known[keys[text]] = answer
+                lines.write(json.dumps({"key": keys[text], "answer": answer}, ensure_ascii=False) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+            bar(len(answers))
+    return [known[keys[text]] for text in texts]
+
+
+@contextmanager
+def reading(subject: Subject, name: str) -> Iterator[None]:
+    """Within the block the subject's decoder is that of a baseline: bare, or with the LoRA of ``direct-lora``."""
+    with subject.engine.using(None):
+        if name != "direct-lora" or subject.lora is None:
+            yield
+            return
+
+        from llink.training.direct_lora import carrying
+
+        with carrying(subject.engine.decoder, subject.lora):
+            yield
+
+
+def lora_hash(folder: Path | None) -> str:
+    """What tells one ``direct-lora`` from another; empty for none."""
+    weights = sorted(folder.glob("*.safetensors")) if folder else []
+    return hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest() if folder else ""
+
+
+def readers(subject: Subject) -> list[str]:
+    """The baselines among ``subject.against`` that answer."""
+    return [name for name in subject.against if name in READERS]
+
+
+def _key(made_by: str, text: str, task: str) -> str:
+    return hashlib.sha256(f"{made_by}{TASKS[task]}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _read(log: Path) -> dict[str, str]:
+    known: dict[str, str] = {}
+    if log.exists():
+        for line in log.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+                known[row["key"]] = row["answer"]
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue  # the line that a kill cut off
+    return known
