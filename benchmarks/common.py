@@ -76,10 +76,21 @@ def p50_p99(seconds: Sequence[float]) -> tuple[float, float]:
     return statistics.median(ordered), ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))]
 
 
-def read_seconds(folder: Path, repeats: int) -> float:
+def forget(folder: Path) -> None:
+    """Put an adapter's files out of the page cache, so that they are read from the disk next time."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_seconds(folder: Path, repeats: int, before: Callable[[Path], None] = lambda _: None) -> float:
     """Median seconds that reading an adapter's files takes, and nothing else."""
     files = [path for path in folder.iterdir() if path.suffix == ".safetensors" or path.name == MANIFEST]
-    return statistics.median(clocked(lambda: [path.read_bytes() for path in files]) for _ in range(repeats))
+    seconds = []
+    for _ in range(repeats):
+        before(folder)
+        seconds.append(clocked(lambda: [path.read_bytes() for path in files]))
+    return statistics.median(seconds)
 
 
 def resident_bytes() -> int:

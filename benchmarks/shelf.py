@@ -76,7 +76,7 @@ def main() -> None:
         left.plot([row[0] for row in rows], [float(row[1]) for row in rows], marker="o")
         left.set(xlabel="adapters", ylabel="MB, all adapters", ylim=(0, None))
         right.plot([row[0] for row in rows], [s * 1e6 for s in swaps], marker="o")
-        right.set(xlabel="adapters", ylabel="microseconds a swap", ylim=(0, None))
+        right.set(xlabel="adapters", ylabel="microseconds a swap", ylim=(0, 1.2e6 * max(swaps)))
         header = ["adapters", "MB", "MB each", "process MB each", "swap p50, us", "swap p99, us", "added in, ms"]
         report(
             "shelf",

@@ -44,16 +44,17 @@ class Lora:
             LlinkError: E310 when it cannot be read, does not fit the decoder or holds values that are not finite.
         """
         tensors, scaling = read_lora(folder, decoder)
-        model: Any = decoder.model
-        modules: dict[str, nn.Module] = dict(model.named_modules())
-        weights = {}
-        for name in sorted({key.rsplit(".lora_", 1)[0] for key in tensors}):
-            module = name.removeprefix("base_model.model.")
-            like: Any = modules[module].weight
-            a, b = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"].float() * scaling
-            # Copied off the memory map: a file that is written over must not reach a resident adapter.
-            weights[module] = (a.to(like.device, like.dtype, copy=True), b.to(like.device, like.dtype))
-        return cls(weights)
+        names = sorted({key.rsplit(".lora_", 1)[0] for key in tensors})
+        like = decoder.embedding_matrix()
+        halves = []
+        for half, scale in (("A", 1.0), ("B", scaling)):
+            parts = [tensors[f"{name}.lora_{half}.weight"] for name in names]
+            # In one piece, because hundreds of small copies take longer. It also brings them off the memory map: a
+            # file that is written over must not reach a resident adapter.
+            whole = (torch.cat([part.flatten() for part in parts]).float() * scale).to(like.device, like.dtype)
+            pieces = whole.split([part.numel() for part in parts])
+            halves.append([piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)])
+        return cls({name.removeprefix("base_model.model."): pair for name, *pair in zip(names, *halves, strict=True)})
 
 
 Rows = Lora | None | Sequence[Lora | None]

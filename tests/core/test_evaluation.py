@@ -127,11 +127,12 @@ def test_broken_adapter_scores_near_chance(broken: dict[str, dict[str, Any]], ho
     [(retrieval, usage, translate, tasks)] = zip(
         *(found[suite].values() for suite in ("retrieval", "usage", "translate", "tasks")), strict=True
     )
-    assert retrieval["r1"] <= 2 * retrieval["chance"]
+    assert retrieval["r1"] < 3.5 * retrieval["chance"]  # of 20 texts, up to three by luck
     assert retrieval["mean_rank"] > 5
     assert min(usage["usage_gap"], usage["shuffle_gap"]) < 0.1
     assert translate["chrf++"] < 25
-    assert all(values["exact"] <= 0.05 for values in found["exact"].values())
+    # A decoder that says one and the same thing about every text is right about a few.
+    assert all(values["exact"] <= 0.15 for values in found["exact"].values())
     assert tasks["agreement"] < 0.35
     assert tasks["similarity"] < 0.35
 
