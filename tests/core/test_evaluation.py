@@ -174,7 +174,6 @@ def test_another_languages_slots(taught: Taught, tmp_path: Path) -> None:
     done = llink(*taught.eval("km"), "--suite", "usage", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     found = numbers(tmp_path / "out")["usage"]["dev"]
-    assert found["gap to slots of am"] == pytest.approx(found["slots of am"] - found["right"])
     assert found["gap to slots of am"] > 1
 
 

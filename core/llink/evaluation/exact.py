@@ -24,9 +24,9 @@ from llink.interfaces import Language, package_folder
 KINDS = ("numbers", "units", "dates", "names", "urls", "codes")
 SENTENCES = 200
 """How many are made of templates, evenly over the kinds."""
-PAIRS = 24
+PAIRS = 16
 """How many pairs of a dev set are looked at."""
-BESIDE = 48
+BESIDE = 32
 """How many of the sentences the baselines answer too; the kinds take turns, so each has its share."""
 OWN = "own names"
 FILE = Path(__file__).with_name("exact.yaml")

@@ -15,7 +15,7 @@ from llink.evaluation.base import Evaluator, Metrics, Result, Skip, Subject, mea
 from llink.evaluation.baselines import baseline_answers, readers
 from llink.home import home
 
-PAIRS = 24
+PAIRS = 12
 TOKENS = 48
 
 
