@@ -85,7 +85,7 @@ class Subject:
     against: tuple[str, ...] = ()
     lora: Path | None = None
     judge: str | None = None
-    _answers: dict[tuple[str, str], str] = field(default_factory=dict)
+    _answers: dict[tuple[str, int, str], str] = field(default_factory=dict)
 
     @property
     def code(self) -> str:
@@ -96,26 +96,27 @@ class Subject:
         """The pairs a suite looks at: ``limit`` or its own default, from the start of the set."""
         return list(rows[: self.limit or default])
 
-    def answers(self, rows: Sequence[Pair], task: str = "translate") -> list[str]:
-        """The adapter's answers to the foreign texts; empty where the engine cannot take a text. Suites share them."""
+    def answers(self, rows: Sequence[Pair], task: str = "translate", tokens: int = ANSWER_TOKENS) -> list[str]:
+        """The adapter's answers to the foreign texts, of so many tokens at most; empty where the engine cannot take a
+        text. Suites share them."""
         from llink.engine import BATCH
         from llink.reading import in_batches
 
-        missing = [text for text in dict.fromkeys(p.foreign for p in rows) if (task, text) not in self._answers]
+        missing = [text for text in dict.fromkeys(p.foreign for p in rows) if (task, tokens, text) not in self._answers]
         with track(f"Answering ({task})", total=len(missing)) as bar:
             for part in in_batches(len(missing), BATCH):
-                for text, answer in zip(missing[part], self._ask(missing[part], task), strict=True):
-                    self._answers[task, text] = answer
+                for text, answer in zip(missing[part], self._ask(missing[part], task, tokens), strict=True):
+                    self._answers[task, tokens, text] = answer
                 bar(len(missing[part]))
-        return [self._answers[task, p.foreign] for p in rows]
+        return [self._answers[task, tokens, p.foreign] for p in rows]
 
-    def _ask(self, texts: list[str], task: str) -> list[str]:
+    def _ask(self, texts: list[str], task: str, tokens: int) -> list[str]:
         try:
-            return self.engine.generate(texts, self.code, task=task, max_new_tokens=ANSWER_TOKENS)
+            return self.engine.generate(texts, self.code, task=task, max_new_tokens=tokens)
         except LlinkError as error:
             if error.code not in UNREADABLE:
                 raise
-            return [answer for text in texts for answer in self._ask([text], task)] if len(texts) > 1 else [""]
+            return [answer for text in texts for answer in self._ask([text], task, tokens)] if len(texts) > 1 else [""]
 
 
 def example_id(pair: Pair) -> str:

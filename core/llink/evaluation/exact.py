@@ -17,7 +17,7 @@ import yaml
 
 from llink.data.pairs import Pair, share
 from llink.errors import LlinkError
-from llink.evaluation.base import Evaluator, Metrics, Result, Skip, Subject, mean, prediction
+from llink.evaluation.base import ANSWER_TOKENS, Evaluator, Metrics, Result, Skip, Subject, mean, prediction
 from llink.evaluation.baselines import baseline_answers, readers
 from llink.interfaces import Language, package_folder
 
@@ -78,7 +78,9 @@ class Exact(Evaluator):
         chosen = [row for row in subject.first(known, ours_default) if isinstance(row, Case) and row.values]
         if not chosen:
             raise Skip("no sentence has a value on both sides")
-        systems = {"": subject.answers(chosen)}
+        longest = max(len(subject.engine.decoder.tokenize(case.english)) for case in chosen)
+        # Twice the reference is room for all its values; an answer that loops would hold up its batch for long.
+        systems = {"": subject.answers(chosen, tokens=min(2 * longest, ANSWER_TOKENS))}
         systems |= {f" {name}": baseline_answers(subject, name, chosen[:BESIDE]) for name in readers(subject)}
         metrics: Metrics = {"sentences": len(chosen), "values": sum(len(case.values) for case in chosen)}
         for system, answers in systems.items():
