@@ -54,7 +54,7 @@ class Lora:
             whole = (torch.cat([part.flatten() for part in parts]).float() * scale).to(like.device, like.dtype)
             pieces = whole.split([part.numel() for part in parts])
             halves.append([piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)])
-        return cls({name.removeprefix("base_model.model."): pair for name, *pair in zip(names, *halves, strict=True)})
+        return cls({name.removeprefix("base_model.model."): (a, b) for name, a, b in zip(names, *halves, strict=True)})
 
 
 Rows = Lora | None | Sequence[Lora | None]
