@@ -6,12 +6,11 @@ No larger model is needed for targets: "as good as if it had read English" is th
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from llink.interfaces import Decoder
+from llink.kept import Kept
 from llink.progress import track
 from llink.prompt import TASKS, build
 from llink.reading import answer_prompts, in_batches
@@ -33,21 +32,15 @@ def distil(
         (index of the text, task, answer); empty and unfinished answers are left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / f"{decoder.fingerprint[:16]}-{max_new_tokens}.jsonl"
-    known = _read(log)
+    known = Kept(folder / f"{decoder.fingerprint[:16]}-{max_new_tokens}.jsonl")
     jobs = [(i, DISTILLED_TASKS[i % len(DISTILLED_TASKS)]) for i in range(len(english))]
     missing = sorted((j for j in jobs if _key(english[j[0]], j[1]) not in known), key=lambda j: len(english[j[0]]))
-    with track("Self-distillation", total=len(missing)) as bar, log.open("a", encoding="utf-8") as lines:
+    with track("Self-distillation", total=len(missing)) as bar:
         for part in in_batches(len(missing), 16):
             batch = missing[part]
             prompts = [build(decoder, TASKS[task], text=english[i]) for i, task in batch]
             answers = answer_prompts(decoder, prompts, max_new_tokens)
-            for (i, task), answer in zip(batch, answers, strict=True):
-                key = _key(english[i], task)
-                known[key] = answer
-                lines.write(json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n")
-            lines.flush()
-            os.fsync(lines.fileno())
+            known.keep({_key(english[i], task): answer for (i, task), answer in zip(batch, answers, strict=True)})
             bar(len(batch))
     examples = []
     for i, task in jobs:
@@ -59,15 +52,3 @@ def distil(
 
 def _key(text: str, task: str) -> str:
     return hashlib.sha256(f"{task}\n{TASKS[task]}\n{text}".encode()).hexdigest()[:32]
-
-
-def _read(log: Path) -> dict[str, str]:
-    known: dict[str, str] = {}
-    if log.exists():
-        for line in log.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-                known[row["key"]] = row["answer"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue  # the line that a kill cut off
-    return known

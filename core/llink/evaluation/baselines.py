@@ -7,8 +7,6 @@ that was trained on it.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 from llink.data.pairs import Pair
 from llink.evaluation.base import ANSWER_TOKENS, Subject
 from llink.home import ensure_folder, home
+from llink.kept import Kept
 from llink.progress import track
 from llink.prompt import TASKS, build
 from llink.reading import answer_prompts, in_batches
@@ -37,23 +36,17 @@ def baseline_answers(subject: Subject, name: str, rows: Sequence[Pair], task: st
     """
     texts = [p.english if name == "english" else p.foreign for p in rows]
     decoder = subject.engine.decoder
-    log = ensure_folder(home() / "answers") / f"{decoder.fingerprint[:16]}-{ANSWER_TOKENS}.jsonl"
-    known = _read(log)
+    known = Kept(ensure_folder(home() / "answers") / f"{decoder.fingerprint[:16]}-{ANSWER_TOKENS}.jsonl")
     made_by = lora_hash(subject.lora) if name == "direct-lora" else ""
     keys = {text: _key(made_by, text, task) for text in texts}
     # Texts of like length go together: less padding.
     missing = sorted((text for text, key in keys.items() if key not in known), key=len)
-    with track(f"Baseline {name}", total=len(missing)) as bar, log.open("a", encoding="utf-8") as lines:
-        lines.write("\n" if lines.tell() else "")  # a kill may have cut the last line off
+    with track(f"Baseline {name}", total=len(missing)) as bar:
         for part in in_batches(len(missing), BATCH):
             prompts = [build(decoder, TASKS[task], text=text) for text in missing[part]]
             with reading(subject, name):
                 answers = answer_prompts(decoder, prompts, ANSWER_TOKENS)
-            for text, answer in zip(missing[part], answers, strict=True):
-                known[keys[text]] = answer
-                lines.write(json.dumps({"key": keys[text], "answer": answer}, ensure_ascii=False) + "\n")
-            lines.flush()
-            os.fsync(lines.fileno())
+            known.keep({keys[text]: answer for text, answer in zip(missing[part], answers, strict=True)})
             bar(len(answers))
     return [known[keys[text]] for text in texts]
 
@@ -85,15 +78,3 @@ def readers(subject: Subject) -> list[str]:
 
 def _key(made_by: str, text: str, task: str) -> str:
     return hashlib.sha256(f"{made_by}{TASKS[task]}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _read(log: Path) -> dict[str, str]:
-    known: dict[str, str] = {}
-    if log.exists():
-        for line in log.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-                known[row["key"]] = row["answer"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue  # the line that a kill cut off
-    return known

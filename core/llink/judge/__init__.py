@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 from string import Template
 
 from llink.home import ensure_folder
+from llink.kept import Kept
 from llink.progress import track
 
 FIRST, SECOND, TIE, UNCLEAR = "A", "B", "tie", "unclear"
@@ -73,19 +72,15 @@ def open_judge(name: str, device: str = "auto") -> Judge:
 def ask(judge: Judge, comparisons: Sequence[Comparison], folder: Path, label: str = "Judging") -> list[str]:
     """Verdicts, those given before taken from ``folder``; a run that breaks off loses a batch at most."""
     log = ensure_folder(folder) / f"{hashlib.sha256(judge.signature.encode()).hexdigest()[:16]}.jsonl"
-    known = _read(log)
+    known = Kept(log, "verdict", (FIRST, SECOND, TIE, UNCLEAR))
     keys = [hashlib.sha256(c.prompt.encode("utf-8", "surrogatepass")).hexdigest()[:32] for c in comparisons]
     missing = sorted({k: c for k, c in zip(keys, comparisons, strict=True) if k not in known}.items(),
                      key=lambda item: len(item[1].prompt))  # fmt: skip
-    with track(label, total=len(missing)) as bar, log.open("a", encoding="utf-8") as lines:
-        lines.write("\n" if lines.tell() else "")  # a kill may have cut the last line off
+    with track(label, total=len(missing)) as bar:
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
-            for (key, _), verdict in zip(batch, judge.verdicts([c for _, c in batch]), strict=True):
-                known[key] = verdict
-                lines.write(json.dumps({"key": key, "verdict": verdict, "judge": judge.name}) + "\n")
-            lines.flush()
-            os.fsync(lines.fileno())
+            verdicts = judge.verdicts([comparison for _, comparison in batch])
+            known.keep({key: v for (key, _), v in zip(batch, verdicts, strict=True)}, judge=judge.name)
             bar(len(batch))
     return [known[key] for key in keys]
 
@@ -93,16 +88,3 @@ def ask(judge: Judge, comparisons: Sequence[Comparison], folder: Path, label: st
 @cache
 def _template() -> Template:
     return Template((Path(__file__).parent / "prompt.txt").read_text(encoding="utf-8").strip())
-
-
-def _read(log: Path) -> dict[str, str]:
-    known: dict[str, str] = {}
-    if log.exists():
-        for line in log.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-                if row["verdict"] in (FIRST, SECOND, TIE, UNCLEAR):
-                    known[row["key"]] = row["verdict"]
-            except (ValueError, KeyError, TypeError):
-                continue  # the line that a kill cut off
-    return known
