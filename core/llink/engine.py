@@ -61,7 +61,7 @@ class Engine:
         >>> engine.generate("ខ្ញុំចូលចិត្តរៀន។", language="km", task="translate")  # doctest: +SKIP
 
     Args:
-        decoder: the frozen decoder. encoder: name of the frozen encoder, loaded with the first adapter.
+        decoder: the frozen decoder. encoder: the frozen encoder, or its name: it is then loaded with the first adapter.
         device: where the adapters go, and the encoder unless ``encoder_device`` says otherwise.
         dtype: number format of the encoder.
         max_resident, max_bytes: how many adapters, or bytes of them, stay in memory; the least recently used one
@@ -73,7 +73,7 @@ class Engine:
     def __init__(
         self,
         decoder: Decoder,
-        encoder: str,
+        encoder: Encoder | str,
         *,
         device: str,
         dtype: Any = None,
@@ -85,8 +85,9 @@ class Engine:
     ) -> None:
         self.decoder = decoder
         self.device = device
-        self._encoder_name, self._dtype, self._encoder_device = encoder, dtype, encoder_device or device
-        self._encoder: Encoder | None = None
+        self._encoder = None if isinstance(encoder, str) else encoder
+        self._encoder_name = encoder if isinstance(encoder, str) else encoder.name
+        self._dtype, self._encoder_device = dtype, encoder_device or device
         self._shelf = Shelf(max_resident, max_bytes)
         self._switch = LoraSwitch(decoder)
         self._scheduler = Scheduler(decoder, self._switch, batch=BATCH, queue=max_queue)

@@ -26,7 +26,7 @@ from llink.projectors import build_projector
 from llink.recipe import Recipe, StageA, validate
 from llink.training.checkpoints import Checkpoint
 from llink.training.features import FeatureCache, token_batches
-from llink.training.run import train
+from llink.training.run import Run, train
 from llink.training.stage_a import AlignmentData, epoch_batches, train_stage_a, warmup_cosine
 from llink.training.stage_b import Example, task_batches
 from llink.training.warm_start import SlotTargets, length_batches
@@ -125,6 +125,22 @@ def test_stages_one_by_one_are_the_whole_run(
     adapter = train(tiny_recipe, stage="b", data=pairs_folder, out=out, resume=True)
     for name in ("bridge.safetensors", "adapter_model.safetensors"):
         assert (adapter / name).read_bytes() == (tiny_run / "adapter" / name).read_bytes()
+
+
+def test_runs_that_share_their_models_do_not_meet(
+    tiny_run: Path, tiny_recipe: Recipe, raw_recipe: dict[str, Any], pairs_folder: Path, tmp_path: Path
+) -> None:
+    """The LoRA of the first must be off the decoder when the second begins."""
+    first = Run.open(validate({**raw_recipe, "seed": 18}, "x"), pairs_folder, tmp_path / "first", resume=False)
+    second = first.beside(tiny_recipe, tmp_path / "second")
+    first.stage_a()
+    first.stage_b()
+    second.stage_a()
+    adapter = second.stage_b()
+    for name in ("bridge.safetensors", "adapter_model.safetensors"):
+        assert (adapter / name).read_bytes() == (tiny_run / "adapter" / name).read_bytes()
+    with pytest.raises(LlinkError, match=r"\[E404\].*another recipe"):
+        second.beside(validate({**raw_recipe, "seed": 19}, "x"), tmp_path / "first")
 
 
 def test_a_folder_belongs_to_one_recipe(

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,18 @@ class Run:
         cache = FeatureCache(home() / "features", encoder)
         parent = _parent(recipe, encoder, decoder) if recipe.init_from else None
         return cls(recipe, out, language, encoder, decoder, cache, pairs, english, dev, accelerator, parent)
+
+    def beside(self, recipe: Recipe, out: Path) -> Run:
+        """A run of a variant of the recipe on the same models and data, in a folder of its own; it goes on there.
+
+        Args:
+            recipe: differs from this run's in settings of training alone, not in language, data or models.
+
+        Raises:
+            LlinkError: E404 when ``out`` holds another run.
+        """
+        claim(recipe, out, resume=True)
+        return replace(self, recipe=recipe, out=out, metrics={})
 
     def log(self, row: dict[str, Any]) -> None:
         """Append to ``metrics.jsonl``."""
@@ -207,13 +219,7 @@ class Run:
         adapter = self.out / "adapter"
         if adapter.exists():
             return adapter
-        aligned = self.out / "stage_a.safetensors"
-        if not aligned.exists():
-            raise LlinkError("E405", f"{self.out} holds no stage A result.", "Run --stage a first, or --stage all.")
-        self.encode()
-        bridge = self.bridge()
-        bridge.projector.load_state_dict(load_file(aligned))
-        self._warm_start(bridge)
+        bridge = self.warm_start()
         with self._timed("distil"):
             examples = self.examples()
         torch.manual_seed(self.recipe.seed)
@@ -244,9 +250,22 @@ class Run:
             "usage": {name: self._usage(bridge, rows) for name, rows in self.dev.items()},
         }
         save_adapter(adapter, bridge, lora, self.manifest())
+        lora.unload()  # the decoder is bare again, for whoever uses it next
         return adapter
 
-    def _warm_start(self, bridge: Bridge) -> None:
+    def aligned(self) -> Bridge:
+        """The bridge with the projector of stage A; E405 when the folder holds no result of it."""
+        done = self.out / "stage_a.safetensors"
+        if not done.exists():
+            raise LlinkError("E405", f"{self.out} holds no stage A result.", "Run --stage a first, or --stage all.")
+        bridge = self.bridge()
+        bridge.projector.load_state_dict(load_file(done))
+        return bridge
+
+    def warm_start(self) -> Bridge:
+        """The bridge that stage B begins with: stage A's projector and an injector that is warm by now; it is kept."""
+        bridge = self.aligned()
+        self.encode()
         done = self.out / "warm_start.safetensors"
         if self.recipe.warm_start.epochs and not done.exists():
             texts = [(p.foreign, p.english) for p in self.pairs.rows]
@@ -261,6 +280,7 @@ class Run:
             _save(bridge.state_dict(), done)
         if done.exists():
             bridge.load_state_dict(load_file(done))
+        return bridge
 
     def examples(self) -> list[Example]:
         """Stage B's training examples."""
