@@ -115,11 +115,18 @@ def generate_ids(
 
 
 def answer_prompts(decoder: Decoder, prompts: Sequence[Prompt], max_new_tokens: int = 128, **options: Any) -> list[str]:
-    """Greedy answers to prompts of plain text, without slots, in one batch."""
+    """The text of ``answer_ids``."""
+    return [decoder.detokenize(row) for row in answer_ids(decoder, prompts, max_new_tokens, **options)]
+
+
+def answer_ids(
+    decoder: Decoder, prompts: Sequence[Prompt], max_new_tokens: int = 128, **options: Any
+) -> list[list[int]]:
+    """Greedy answers to prompts of plain text, without slots, in one batch; one of full length did not end."""
     device = decoder.embedding_matrix().device
     with torch.inference_mode():
         embeds, mask = pad_left([prompt_embeddings(decoder, p, None, device)[0] for p in prompts])
-    return generate(decoder, embeds, mask, max_new_tokens, **options)
+    return generate_ids(decoder, embeds, mask, max_new_tokens, **options)
 
 
 def pad_left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

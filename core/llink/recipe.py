@@ -34,6 +34,8 @@ class Data(_Section):
     """General English text, one sentence a line: more input for the projector and the slots."""
     english_licence: str = "unknown"
     max_english: int = Field(0, ge=0)
+    instructions: list[str] = []
+    """Files of `llink data instruct`: stage B's tasks, in place of ``stage_b.distilled``."""
     min_words: int = Field(4, ge=1)
     """English words a pair must have at least."""
     max_chars: int = Field(256, ge=1)
@@ -125,9 +127,9 @@ class StageB(_Section):
     english_share: float = Field(0.0, ge=0, le=1)
     """Share of examples whose input is English: the slots must carry general text too."""
     task_share: float = Field(0.1, ge=0, le=1)
-    """Share of examples from self-distilled tasks (summary, title, key points, questions)."""
+    """Share of examples from tasks (summary, title, key points, questions): ``data.instructions``, else self-distilled."""
     distilled: int = Field(0, ge=0)
-    """How many self-distilled examples are made, over all tasks."""
+    """How many self-distilled examples are made, over all tasks, where ``data.instructions`` names no file."""
 
 
 EXPECTED = re.compile(r"(>=|<=|>|<|==)\s*(-?\d+(?:\.\d+)?)")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from chat_server import Server
 from click.testing import CliRunner
 
 from llink import Engine, LlinkError
@@ -50,56 +49,16 @@ def honest(prompt: str) -> str:
     return "tie" if a == b else "A" if a > b else "B"
 
 
-class Server:
-    """A chat endpoint of this process: ``reply`` makes a message, or a status, out of the user's."""
-
-    def __init__(self) -> None:
-        self.reply: Callable[[str], str | int] = honest
-        self.raw: bytes | None = None
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        self.release = threading.Event()
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                owner.requests.append(body)
-                owner.keys.append(self.headers.get("Authorization"))
-                said = owner.reply(body["messages"][-1]["content"])
-                content = json.dumps({"choices": [{"message": {"content": said}}]}).encode()
-                status = said if isinstance(said, int) else 200
-                content = b'{"error": "as asked"}' if status != 200 else owner.raw or content
-                try:
-                    self.send_response(status)
-                    self.send_header("Content-Length", str(len(content)))
-                    self.end_headers()
-                    self.wfile.write(content)
-                except OSError:
-                    pass  # the client has gone
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.base = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def judge(self, **options: Any) -> EndpointJudge:
-        return EndpointJudge(self.base, "m", **{"timeout": 5, "waits": (0, 0), **options})
-
-    def close(self) -> None:
-        self.release.set()
-        self.server.shutdown()
-        self.server.server_close()
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    running = Server()
+    running = Server(honest)
     yield running
     running.close()
+
+
+def judge_at(server: Server, **options: Any) -> EndpointJudge:
+    return EndpointJudge(server.base, "m", **{"timeout": 5, "waits": (0, 0), **options})
 
 
 def comparisons(count: int) -> list[Comparison]:
@@ -160,7 +119,7 @@ def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
 
 
 def test_a_good_judge_is_taken_and_prefers_the_better(server: Server, tmp_path: Path) -> None:
-    judge = server.judge(key="secret")
+    judge = judge_at(server, key="secret")
     assert calibrate(judge, TRANSLATE, REFERENCES, tmp_path) == 1
     assert len(server.requests) == 40
     body = server.requests[0]
@@ -182,14 +141,14 @@ def test_a_judge_that_cannot_tell_is_refused(server: Server, tmp_path: Path, rep
     with pytest.raises(
         LlinkError, match=r"^\[E525\] The judge http.*#m told a reference .* of 40 trials .*80%"
     ) as error:
-        calibrate(server.judge(), TRANSLATE, REFERENCES, tmp_path)
+        calibrate(judge_at(server), TRANSLATE, REFERENCES, tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_a_judge_needs_something_to_be_tried_on(server: Server, tmp_path: Path) -> None:
     with pytest.raises(LlinkError, match=r"\[E525\].*two different"):
-        calibrate(server.judge(), TRANSLATE, ["One.", " One. "], tmp_path)
-    assert calibrate(server.judge(), TRANSLATE, ["One cat.", "Two dogs."], tmp_path) == 1
+        calibrate(judge_at(server), TRANSLATE, ["One.", " One. "], tmp_path)
+    assert calibrate(judge_at(server), TRANSLATE, ["One cat.", "Two dogs."], tmp_path) == 1
     assert len(server.requests) == 2
 
 
@@ -202,31 +161,31 @@ def test_verdicts_are_kept(server: Server, tmp_path: Path) -> None:
 
     server.reply = mortal
     with pytest.raises(LlinkError, match=r"\[E526\].*status 400 .*as asked.*run again"):
-        ask(server.judge(), rows, tmp_path)
+        ask(judge_at(server), rows, tmp_path)
     [log] = tmp_path.glob("*.jsonl")
     assert len(log.read_text().splitlines()) == 8
     log.write_text(log.read_text() + '{"key": "half')
     server.reply = honest
     before = len(server.requests)
-    assert ask(server.judge(), rows, tmp_path) == [FIRST] * 12
+    assert ask(judge_at(server), rows, tmp_path) == [FIRST] * 12
     assert len(server.requests) - before == 4
-    assert ask(server.judge(), rows, tmp_path) == [FIRST] * 12
+    assert ask(judge_at(server), rows, tmp_path) == [FIRST] * 12
     assert len(server.requests) - before == 4
     # Another judge has its own.
-    assert ask(server.judge(timeout=4), rows[:1], tmp_path) == [FIRST]
+    assert ask(judge_at(server, timeout=4), rows[:1], tmp_path) == [FIRST]
     ask(EndpointJudge(server.base, "other"), rows[:1], tmp_path)
     assert len(server.requests) - before == 5
 
 
 def test_equal_answers_are_not_asked_about(server: Server, tmp_path: Path) -> None:
-    assert duel(server.judge(), TRANSLATE, ["x"], ["same words"], ["same  words "], tmp_path) == [Duel(TIE, TIE)]
+    assert duel(judge_at(server), TRANSLATE, ["x"], ["same words"], ["same  words "], tmp_path) == [Duel(TIE, TIE)]
     assert server.requests == []
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_busy_judge_is_asked_again(server: Server, status: int) -> None:
     server.reply = lambda prompt: status if len(server.requests) < 3 else honest(prompt)
-    assert server.judge().verdicts(comparisons(1)) == [FIRST]
+    assert judge_at(server).verdicts(comparisons(1)) == [FIRST]
     assert len(server.requests) == 3
 
 
@@ -237,7 +196,7 @@ def test_a_judge_that_does_not_answer(server: Server) -> None:
 
     server.reply = slow
     with pytest.raises(LlinkError, match=r"\[E526\] The judge .*#m cannot be asked: no reply within 0.1 s\. "):
-        server.judge(timeout=0.1, waits=(0,)).verdicts(comparisons(1))
+        judge_at(server, timeout=0.1, waits=(0,)).verdicts(comparisons(1))
     assert len(server.requests) == 2
 
 
@@ -245,10 +204,10 @@ def test_a_judge_that_is_no_endpoint(server: Server) -> None:
     for raw in (b"<html>", b"[]", b'{"choices": []}', b"null"):
         server.raw = raw
         with pytest.raises(LlinkError, match=r"\[E526\].*not a chat endpoint's reply"):
-            server.judge(waits=()).verdicts(comparisons(1))
+            judge_at(server, waits=()).verdicts(comparisons(1))
     server.close()
     with pytest.raises(LlinkError, match=r"\[E526\].*refused"):
-        server.judge(waits=(0,)).verdicts(comparisons(1))
+        judge_at(server, waits=(0,)).verdicts(comparisons(1))
 
 
 def test_judges_by_name(models: Callable[[str], str]) -> None:

@@ -98,7 +98,7 @@ def rows(
 ) -> Iterator[tuple[str, Pair | LeftOut]]:
     """Each row of a source with its place, one at a time; arguments and errors are those of ``read_pairs``, less E211."""
     reader = _reader(source)
-    where = source if reader.prefix else str(_file(source, root))
+    where = source if reader.prefix else str(source_file(source, root))
     columns = columns or {}
     with _damage_of(where):
         for place, row in reader.read(where, language, columns):
@@ -120,7 +120,7 @@ def training_pairs(data: Data, root: Path, normalise: Callable[[str], str]) -> P
     """The recipe's training pairs: normalised, filtered, sampled, one a (english, foreign) string."""
     chosen = Pairs()
     seen: set[tuple[str, str]] = set()
-    held_out = _held_out(data, root, normalise)
+    dev = held_out(data, root, normalise)
     for source in data.train:
         read = read_pairs(source, root, data.columns)
         for reason, count in read.skipped.items():
@@ -134,7 +134,7 @@ def training_pairs(data: Data, root: Path, normalise: Callable[[str], str]) -> P
                 chosen.skip(f"over {data.max_chars} characters")
             elif share(raw.english) >= data.sample.get(pair.source, 1.0):
                 chosen.skip("not sampled")
-            elif pair.english in held_out:
+            elif pair.english in dev:
                 chosen.skip("in a dev set")
             elif (pair.english, pair.foreign) in seen:
                 chosen.skip("duplicates")
@@ -163,7 +163,7 @@ def dev_pairs(data: Data, root: Path, name: str, normalise: Callable[[str], str]
     return pairs
 
 
-def _held_out(data: Data, root: Path, normalise: Callable[[str], str]) -> set[str]:
+def held_out(data: Data, root: Path, normalise: Callable[[str], str]) -> set[str]:
     """The English strings of all dev sets."""
     return {p.english for name in data.dev for p in dev_pairs(data, root, name, normalise).rows}
 
@@ -172,10 +172,10 @@ def english_text(data: Data, root: Path, normalise: Callable[[str], str]) -> lis
     """General English sentences of the recipe, none of a dev set, at most ``max_english``, picked by hash."""
     found: set[str] = set()
     for source in data.english:
-        path = _file(source, root)
+        path = source_file(source, root)
         with _damage_of(path):
             found |= {normalise(line) for _, line in lines(path)}
-    found -= _held_out(data, root, normalise)
+    found -= held_out(data, root, normalise)
     kept = [line for line in found if len(line.split()) >= data.min_words and len(line) <= data.max_chars]
     return sorted(kept, key=share)[: data.max_english]
 
@@ -185,7 +185,8 @@ def share(text: str) -> float:
     return int(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8], 16) / 2**32
 
 
-def _file(source: str, root: Path) -> Path:
+def source_file(source: str, root: Path) -> Path:
+    """The file that a recipe's path names; E210 where there is none."""
     path = root / source
     if not path.is_file():
         raise LlinkError(

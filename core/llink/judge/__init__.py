@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from string import Template
 
+from llink.endpoint import is_address
 from llink.home import ensure_folder
 from llink.kept import Kept
 from llink.progress import track
@@ -58,7 +59,7 @@ def open_judge(name: str, device: str = "auto") -> Judge:
     Raises:
         LlinkError: E526 for an address without a model, E1xx when a local model cannot be had.
     """
-    if name.startswith(("http://", "https://")):
+    if is_address(name):
         from llink.judge.endpoint import EndpointJudge
 
         return EndpointJudge.at(name)

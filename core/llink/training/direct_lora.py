@@ -23,6 +23,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from llink import plugins
+from llink.data.instruct import read_instructions
 from llink.data.pairs import Pair, dev_pairs, english_text, training_pairs
 from llink.errors import LlinkError
 from llink.home import atomic_write
@@ -74,7 +75,8 @@ def train(recipe: Recipe, *, data: Path, out: Path, resume: bool = False, minute
         **recipe.decoder.options,
     )  # fmt: skip
     with_english = recipe.stage_a.english_side or recipe.stage_b.english_share > 0
-    examples = training_examples(recipe, decoder, pairs.rows, english if with_english else None)
+    instructions, _ = read_instructions(recipe.data, data, language.normalise)
+    examples = training_examples(recipe, decoder, pairs.rows, english if with_english else None, instructions)
     # English in, the same English out teaches slots; a decoder that reads the English itself would only copy.
     examples = [example for example in examples if example.text != example.english]
     torch.manual_seed(recipe.seed)
@@ -246,7 +248,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def _prompts(decoder: Decoder, examples: Sequence[Example]) -> list[Tensor]:
-    return embedded(decoder, [build(decoder, TASKS[e.task], text=e.text) for e in examples])
+    return embedded(decoder, [build(decoder, e.instruction, text=e.text) for e in examples])
 
 
 def _save(folder: Path, lora: PeftModel, about: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,7 +25,7 @@ from torch import Tensor
 from llink import plugins, prompt
 from llink.adapter import Manifest, check, find_adapter, load_bridge, lora_weights, read_manifest, save_adapter
 from llink.bridge import Bridge
-from llink.data.instruct import distil
+from llink.data.instruct import Instruction, distil, read_instructions
 from llink.data.pairs import Pair, Pairs, dev_pairs, english_text, training_pairs
 from llink.errors import LlinkError
 from llink.evaluation.ranks import both_directions
@@ -75,6 +75,7 @@ class Run:
     cache: FeatureCache
     pairs: Pairs
     english: list[str]
+    instructions: list[Instruction]
     dev: dict[str, list[Pair]]
     accelerator: Accelerator
     parent: tuple[Path, Manifest] | None = None
@@ -88,10 +89,11 @@ class Run:
         claim(recipe, out, resume)
         pairs = training_pairs(recipe.data, data, language.normalise)
         english = english_text(recipe.data, data, language.normalise)
+        instructions, about = read_instructions(recipe.data, data, language.normalise)
         dev = {
             name: dev_pairs(recipe.data, data, name, language.normalise).rows[:CANDIDATES] for name in recipe.data.dev
         }
-        print(f"Training data: {pairs.summary()}", flush=True)
+        print(f"Training data: {pairs.summary()}" + (f"; {about}" if instructions else ""), flush=True)
         accelerator = Accelerator(cpu=recipe.device == "cpu")
         device = str(accelerator.device) if recipe.device == "auto" else recipe.device
         dtype = None if recipe.dtype == "auto" else recipe.dtype
@@ -99,7 +101,9 @@ class Run:
         decoder = load_decoder(recipe.decoder.name, device=device, dtype=dtype, **recipe.decoder.options)
         cache = FeatureCache(home() / "features", encoder)
         parent = _parent(recipe, encoder, decoder) if recipe.init_from else None
-        return cls(recipe, out, language, encoder, decoder, cache, pairs, english, dev, accelerator, parent)
+        return cls(
+            recipe, out, language, encoder, decoder, cache, pairs, english, instructions, dev, accelerator, parent
+        )
 
     def beside(self, recipe: Recipe, out: Path) -> Run:
         """A run of a variant of the recipe on the same models and data, in a folder of its own; it goes on there.
@@ -283,9 +287,11 @@ class Run:
         return bridge
 
     def examples(self) -> list[Example]:
-        """Stage B's training examples."""
+        """Stage B's training examples, all of their texts encoded."""
         english = self.english if self._english_side else None
-        return training_examples(self.recipe, self.decoder, self.pairs.rows, english)
+        examples = training_examples(self.recipe, self.decoder, self.pairs.rows, english, self.instructions)
+        self.cache.ensure([example.text for example in examples], "Encoding instructions")
+        return examples
 
     def losses(self, bridge: Bridge) -> dict[str, float]:
         """Dev losses of the first examples of every dev set, as ``<dev>.<name>``."""
@@ -307,6 +313,7 @@ class Run:
         data: dict[str, dict[str, Any]] = {s: {"pairs": n, "licence": licences[s]} for s, n in counts.most_common()}
         if self.english:
             data["general English"] = {"sentences": len(self.english), "licence": self.recipe.data.english_licence}
+        data |= instruction_sources(self.instructions)
         init_from: dict[str, Any] = {}
         if self.parent:
             # What the older adapter was made of is in these weights too.
@@ -338,26 +345,46 @@ class Run:
         print(f"{part}: {seconds:.0f} s", flush=True)
 
 
-def training_examples(recipe: Recipe, decoder: Decoder, pairs: list[Pair], english: list[str] | None) -> list[Example]:
-    """Stage B's training examples: translation from both sides, and self-distilled tasks.
+def training_examples(
+    recipe: Recipe,
+    decoder: Decoder,
+    pairs: list[Pair],
+    english: list[str] | None,
+    instructions: Sequence[Instruction] = (),
+) -> list[Example]:
+    """Stage B's training examples: translation from both sides, and tasks.
 
     Args:
         english: general English sentences; None leaves examples with an English input out.
+        instructions: the tasks, answered; without any, the decoder answers ``stage_b.distilled`` itself.
     """
     config, pick = recipe.stage_b, random.Random(recipe.seed)
     examples = [Example(p.foreign, "translate", p.english, p.english) for p in pairs]
     pool = [] if english is None else list(dict.fromkeys([p.english for p in pairs] + english))
     count = round(len(examples) * config.english_share / max(1 - config.english_share, 0.01))
     examples += [Example(t, "translate", t, t) for t in pick.sample(pool, min(count, len(pool)))]
-    if config.distilled:
+    tasks = [Example(row.foreign, _task(row), row.target, row.english) for row in instructions]
+    if config.distilled and not instructions:
         long = sorted(pairs, key=lambda p: -len(p.english.split()))[: config.distilled * 4]
         chosen = pick.sample(long, min(config.distilled, len(long)))
         answers = distil(decoder, [p.english for p in chosen], home() / "distilled")
         tasks = [Example(chosen[i].foreign, task, answer, chosen[i].english) for i, task, answer in answers]
-        if tasks:
-            share = len(examples) * config.task_share / (1 - min(config.task_share, 0.99))
-            examples += (tasks * (int(share / len(tasks)) + 1))[: max(round(share), len(tasks))]
+    if tasks:
+        share = len(examples) * config.task_share / (1 - min(config.task_share, 0.99))
+        examples += (tasks * (int(share / len(tasks)) + 1))[: max(round(share), len(tasks))]
     return examples
+
+
+def _task(row: Instruction) -> str:
+    """The task that asks exactly this, else the instruction itself."""
+    return row.task if prompt.TASKS.get(row.task) == row.instruction else row.instruction
+
+
+def instruction_sources(rows: Sequence[Instruction]) -> dict[str, dict[str, Any]]:
+    """Who wrote how many targets about whose text, under which licences, as the manifest's ``data`` has it."""
+    counts = Counter((f"instructions by {row.model}", row.model_licence) for row in rows)
+    counts.update((f"{row.source} (instructions)", row.licence) for row in rows)
+    return {name: {"examples": count, "licence": licence} for (name, licence), count in counts.most_common()}
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:

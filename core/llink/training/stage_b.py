@@ -33,8 +33,14 @@ class Example:
 
     text: str
     task: str
+    """One of ``TASKS``, or a free instruction in the place of one; a batch is of one task."""
     target: str
     english: str
+
+    @property
+    def instruction(self) -> str:
+        """What the prompt says."""
+        return TASKS.get(self.task, self.task)
 
 
 def add_lora(decoder: Decoder, config: StageB) -> PeftModel:
@@ -77,7 +83,8 @@ def train_stage_b(
     device = accelerator.device
     bridge.to(device)
     bridge.projector.requires_grad_(config.lr_projector > 0)
-    prompts = {task: build(decoder, text, slots=bridge.slots) for task, text in TASKS.items()}
+    instructions = {example.task: example.instruction for example in examples}
+    prompts = {task: build(decoder, text, slots=bridge.slots) for task, text in instructions.items()}
     targets = [decoder.tokenize(e.target)[: config.max_target_tokens] for e in examples]
     english = [decoder.tokenize(e.english) for e in examples]
     aims = SlotTargets(decoder, bridge.slots)
@@ -211,7 +218,7 @@ def dev_losses(
     tokens = 0
     for part in in_batches(len(order), batch):
         rows = order[part]
-        prompt = build(decoder, TASKS[rows[0].task], slots=bridge.slots)
+        prompt = build(decoder, rows[0].instruction, slots=bridge.slots)
         wanted = [decoder.tokenize(e.target) for e in rows]
         slots = bridge(*features(cache, [e.text for e in rows], device))
         kinds = {"right": slots, "zero": bridge.reserved.expand_as(slots), "shuffled": slots.roll(1, 0)}
