@@ -111,7 +111,17 @@ def test_help(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", ["--help", "languages --help", "languages", "models", "recipes ls", "translate --help", "train --help"]
+    "args",
+    [
+        "--help",
+        "languages --help",
+        "languages",
+        "models",
+        "recipes ls",
+        "translate --help",
+        "train --help",
+        "experiment --help",
+    ],
 )
 def test_light_commands_do_not_import_torch(args: str, tmp_path: Path) -> None:
     code = (
@@ -137,6 +147,8 @@ def test_version() -> None:
         ("languages kmm", "E201", "Did you mean 'km'?"),
         ("train kmm", "E201", "Did you mean 'km'?"),
         ("eval kmm", "E201", "Did you mean 'km'?"),
+        ("experiment teachr km", "E530", "Did you mean 'teacher'?"),
+        ("experiment teacher kmm", "E201", "Did you mean 'km'?"),
         ("translate x --language km --adapter nope", "E301", "'nope'"),
         ("eval km --adapter nope", "E301", "'nope'"),
         ("generate x --task titel", "E501", "Did you mean 'title'?"),

@@ -135,6 +135,7 @@ def test_runs_that_share_their_models_do_not_meet(
     second = first.beside(tiny_recipe, tmp_path / "second")
     first.stage_a()
     first.stage_b()
+    assert not [name for name, _ in first.decoder.model.named_modules() if "lora" in name]
     second.stage_a()
     adapter = second.stage_b()
     for name in ("bridge.safetensors", "adapter_model.safetensors"):

@@ -16,8 +16,8 @@ from llink import __version__
 from llink.errors import LlinkError, unknown_name
 
 COMMANDS = (
-    "translate", "generate", "add-language", "remove-language", "inspect", "data", "train", "eval",
-    "report", "compare", "languages", "models", "plugins", "recipes", "doctor",
+    "translate", "generate", "add-language", "remove-language", "inspect", "data", "train", "experiment",
+    "eval", "report", "compare", "languages", "models", "plugins", "recipes", "doctor",
 )  # fmt: skip
 """Each is a module of this package (``-`` as ``_``) with a click command named ``command``, in the order of ``llink --help``."""
 BUG = 70

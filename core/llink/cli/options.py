@@ -24,3 +24,10 @@ data_option = click.option(
     metavar="DIR",
     help="Folder of the parallel text; a recipe's paths are relative to it.",
 )
+overrides_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a value of the recipe, such as stage_b.batch=8. Repeatable.",
+)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llink.cli.options import data_option, recipe_option
+from llink.cli.options import data_option, overrides_option, recipe_option
 from llink.errors import LlinkError
 
 if TYPE_CHECKING:
@@ -25,13 +25,7 @@ if TYPE_CHECKING:
     help="a aligns the encoder with the decoder, b teaches the decoder to read the slots.",
 )
 @recipe_option
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a value of the recipe, such as stage_b.batch=8. Repeatable.",
-)
+@overrides_option
 @click.option("--resume", is_flag=True, help="Go on from what --out holds.")
 @click.option(
     "--out",

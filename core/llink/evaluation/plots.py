@@ -18,25 +18,34 @@ KINDS = {"right": "right slots", "zero": "no slots", "shuffled": "another text's
 
 def plots(evaluation: Evaluation) -> dict[str, bytes]:
     """Title -> PNG of every plot that the evaluation has examples for; E521 when matplotlib is not installed."""
+    found = {}
+    for suite, title, draw in _PLOTS:
+        sets = {name: rows for (of, name), rows in evaluation.examples.items() if of == suite and rows}
+        if sets:
+            canvas = figure()
+            axes = canvas.add_subplot()
+            axes.spines[["top", "right"]].set_visible(False)
+            draw(axes, sets)
+            found[title] = png(canvas)
+    return found
+
+
+def figure(width: float = 8, height: float = 3.4) -> Any:
+    """An empty matplotlib ``Figure`` of so many inches; E521 when it is not installed."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise LlinkError(
             "E521", "The plots need matplotlib, which is not installed.", 'Run: pip install "llink[report]"'
         ) from error
+    return Figure(figsize=(width, height), layout="constrained")
 
-    found = {}
-    for suite, title, draw in _PLOTS:
-        sets = {name: rows for (of, name), rows in evaluation.examples.items() if of == suite and rows}
-        if sets:
-            figure = Figure(figsize=(8, 3.4), layout="constrained")
-            axes = figure.add_subplot()
-            axes.spines[["top", "right"]].set_visible(False)
-            draw(axes, sets)
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=144)
-            found[title] = buffer.getvalue()
-    return found
+
+def png(canvas: Any) -> bytes:
+    """A figure as a file."""
+    buffer = io.BytesIO()
+    canvas.savefig(buffer, format="png", dpi=144)
+    return buffer.getvalue()
 
 
 Sets = dict[str, list[dict[str, Any]]]

@@ -264,7 +264,7 @@ class Run:
             raise LlinkError("E405", f"{self.out} holds no stage A result.", "Run --stage a first, or --stage all.")
         bridge = self.bridge()
         bridge.projector.load_state_dict(load_file(done))
-        return bridge
+        return bridge.eval()
 
     def warm_start(self) -> Bridge:
         """The bridge that stage B begins with: stage A's projector and an injector that is warm by now; it is kept."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llink.errors import LlinkError
 from llink.interfaces import Decoder, Encoded, Encoder
 from llink.recipe import Teacher
 
@@ -17,39 +18,63 @@ class TeacherEncoder(Encoder):
 
     ``mean`` averages one layer over the text's tokens; ``reserved`` reads the layer at a reserved token placed
     after the text (paper, section 3). Layer 0 needs no decoder pass.
+
+    Raises:
+        LlinkError: E303 when the decoder has fewer layers than the teacher's.
     """
 
     def __init__(self, decoder: Decoder, teacher: Teacher, max_tokens: int = 256) -> None:
+        if teacher.layer > depth(decoder):
+            raise LlinkError(
+                "E303", f"Decoder '{decoder.name}' has {depth(decoder)} layers; layer {teacher.layer} does not exist.",
+                "Lower teacher.layer; -1 is the last.",
+            )  # fmt: skip
         self.decoder, self.teacher = decoder, teacher
         self.name = f"teacher:{decoder.name}"
         self.hidden_size, self.max_tokens, self.fingerprint = decoder.hidden_size, max_tokens, decoder.fingerprint
         self.signature = f"{decoder.fingerprint}|teacher|{teacher.layer}|{teacher.position}|max={max_tokens}"
-        # The paper's <foreign_emb> row: the mean embedding, as a new token would get.
-        self.reserved = decoder.embedding_matrix().detach().mean(0)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(self.decoder.tokenize(text)) for text in texts]
 
-    @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Encoded:
-        ids = [torch.tensor(self.decoder.tokenize(text)[: self.max_tokens]) for text in texts]
-        device = self.reserved.device
-        rows = [self.decoder.embed(row.to(device)) for row in ids]
-        if self.teacher.position == "reserved":
-            rows = [torch.cat([row, self.reserved[None]]) for row in rows]
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        states = embeds if self.teacher.layer == 0 else self._run(embeds)
-        if self.teacher.position == "reserved":
-            pooled = states[torch.arange(len(rows)), lengths - 1]
-        else:
-            own = torch.arange(embeds.shape[1], device=device)[None] < lengths[:, None]
-            pooled = (states * own[..., None]).sum(1) / lengths.clamp(min=1)[:, None]
-        nothing = states.new_zeros(len(rows), 0, self.hidden_size)
-        return Encoded(nothing, torch.zeros(len(rows), 0, dtype=torch.bool), pooled)
+        [pooled] = teacher_states(self.decoder, [self.teacher], texts, self.max_tokens)
+        return self.encoded(pooled)
 
-    def _run(self, embeds: Tensor) -> Tensor:
-        # Padding is on the right and attention is causal, so no token ever sees it.
-        model: Any = self.decoder.model
-        out = model.base_model(inputs_embeds=embeds, output_hidden_states=True, use_cache=False)
-        return out.hidden_states[self.teacher.layer]
+    def encoded(self, pooled: Tensor) -> Encoded:
+        """Vectors ``[B, D]`` as an encoder gives them; there are no token states."""
+        nothing = pooled.new_zeros(len(pooled), 0, self.hidden_size)
+        return Encoded(nothing, torch.zeros(len(pooled), 0, dtype=torch.bool), pooled)
+
+
+def depth(decoder: Decoder) -> int:
+    """How many layers the decoder has."""
+    model: Any = decoder.model
+    return int(model.config.num_hidden_layers)
+
+
+@torch.inference_mode()
+def teacher_states(
+    decoder: Decoder, teachers: Sequence[Teacher], texts: Sequence[str], max_tokens: int = 256
+) -> list[Tensor]:
+    """What each of the teachers says of the texts, ``[B, D]`` a teacher, from one pass of the decoder."""
+    table = decoder.embedding_matrix().detach()
+    ids = [torch.tensor(decoder.tokenize(text)[:max_tokens], device=table.device) for text in texts]
+    rows = [decoder.embed(row) for row in ids]
+    lengths = torch.tensor([len(row) for row in rows], device=table.device)
+    if any(teacher.position == "reserved" for teacher in teachers):
+        # The paper's <foreign_emb> row: the mean embedding, as a new token would get.
+        rows = [torch.cat([row, table.mean(0)[None]]) for row in rows]
+    embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    layers: Sequence[Tensor] = [embeds]
+    if any(teacher.layer for teacher in teachers):
+        # Padding is on the right and attention is causal, so no token ever sees it, nor the reserved one.
+        model: Any = decoder.model
+        layers = model.base_model(inputs_embeds=embeds, output_hidden_states=True, use_cache=False).hidden_states
+    own = torch.arange(embeds.shape[1], device=table.device)[None] < lengths[:, None]
+    return [
+        layers[teacher.layer][torch.arange(len(rows)), lengths]
+        if teacher.position == "reserved"
+        else (layers[teacher.layer] * own[..., None]).sum(1) / lengths.clamp(min=1)[:, None]
+        for teacher in teachers
+    ]
