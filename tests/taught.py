@@ -88,8 +88,8 @@ def teach(folder: Path, encoder: str, decoder: str) -> Taught:
         warm_start={"epochs": 20, "batch": 10},
         injector={"kind": "resampler", "slots": 4, "options": {"width": 64, "depth": 1, "heads": 2}},
         stage_b={
-            "examples": 3200, "batch": 10, "lr_lora": 1e-2, "lr_injector": 3e-3, "warmup": 0.05, "usage_weight": 0.0,
-            "info_nce": 0.0, "bag_of_words": 0.0, "cosine": 0.0, "task_share": 0.4, "distilled": 20,
+            "examples": 3200, "batch": 10, "lr_lora": 1e-2, "lr_injector": 3e-3, "warmup": 0.05, "task_share": 0.4,
+            "distilled": 20, "losses": {"usage_contrast": 0, "info_nce": 0, "bag_of_words": 0, "cosine": 0},
             "lora": {"r": 16, "alpha": 32, "dropout": 0.0},
         },
         checkpoint_every=10_000,

@@ -20,7 +20,7 @@ else:
 
 PAGE = Path(__file__).parents[1] / "docs" / "plugins.md"
 FILE = re.compile(r"^`(llink-[^`\n]+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PROJECTS = ("llink-lao", "llink-labse")
+PROJECTS = ("llink-lao", "llink-labse", "llink-spread")
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def installed(projects: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both packages installed: by pip where their build backend is at hand, else as pip leaves them."""
+    """A folder with the packages installed: by pip where their build backend is at hand, else as pip leaves them."""
     target = tmp_path_factory.mktemp("installed")
     for name in PROJECTS:
         if importlib.util.find_spec("hatchling"):
@@ -82,13 +82,14 @@ def run(installed: Path, *command: str | Path, cwd: Path) -> str:
     return result.stdout
 
 
-def test_both_are_listed(installed: Path, tmp_path: Path) -> None:
+def test_all_are_listed(installed: Path, tmp_path: Path) -> None:
     assert re.search(r"^lo +Lao .*llink-lao", run(installed, "llink", "languages", cwd=tmp_path), re.MULTILINE)
     report = json.loads(run(installed, "llink", "plugins", "--json", cwd=tmp_path))
     assert report["failures"] == []
     brings = {plugin["name"]: plugin["brings"] for plugin in report["plugins"]}
     assert brings["lao"] == {"llink_languages": ["lo"]}
     assert brings["labse"] == {"llink_encoders": ["labse"]}
+    assert brings["spread"] == {"llink_losses": ["slot_spread"]}
     assert "lo/cpu" in run(installed, "llink", "recipes", "ls", cwd=tmp_path)
 
 

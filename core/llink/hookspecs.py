@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pluggy
 
-from llink.interfaces import DecoderBackend, EncoderBackend, Language, PairReader
+from llink.interfaces import DecoderBackend, EncoderBackend, Language, LossTerm, PairReader
 
 hookspec = pluggy.HookspecMarker("llink")
 hookimpl = pluggy.HookimplMarker("llink")
@@ -28,3 +28,8 @@ def llink_decoders() -> list[DecoderBackend]:  # type: ignore[empty-body]
 @hookspec
 def llink_readers() -> list[PairReader]:  # type: ignore[empty-body]
     """Formats of parallel text that this plugin reads."""
+
+
+@hookspec
+def llink_losses() -> list[LossTerm]:  # type: ignore[empty-body]
+    """Losses that recipes may weight."""

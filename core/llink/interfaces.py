@@ -122,13 +122,29 @@ class SlotInjector(ABC):
 
 
 class Loss(ABC):
-    """A named term of a training objective.
+    """A term of a training objective; any function like ``__call__`` will do as well.
 
-    ``__call__`` takes the keyword arguments that its class documents, ignores others, and returns a scalar.
+    The parameters of ``__call__`` say what it needs, by name: a stage computes and passes those and no others, and
+    leaves the term out in a step that has not all of them. It returns a scalar.
     """
 
-    name: ClassVar[str]
     __call__: Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A loss under the name by which recipes weight it and logs show it.
+
+    ``make()`` returns the ``Loss``; it is called only where the weight is above 0, so that is the place to import
+    torch.
+    """
+
+    name: str
+    stages: tuple[str, ...]
+    """The sections of a recipe whose ``losses`` may name it: ``stage_a``, ``warm_start``, ``stage_b``."""
+    make: Callable[[], Callable[..., Tensor]]
+    needs: str = ""
+    """What it needs and costs, in one line."""
 
 
 @dataclass(frozen=True)

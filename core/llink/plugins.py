@@ -20,7 +20,7 @@ import pluggy
 
 from llink import hookspecs
 from llink.errors import unknown_name
-from llink.interfaces import DecoderBackend, EncoderBackend, Language, PairReader
+from llink.interfaces import DecoderBackend, EncoderBackend, Language, LossTerm, PairReader
 
 if TYPE_CHECKING:
     from llink.registry import LanguageEntry, Layer
@@ -123,6 +123,12 @@ def readers() -> dict[str, PairReader]:
     return _collect("llink_readers", PairReader, lambda reader: reader.name)
 
 
+@cache
+def losses() -> dict[str, LossTerm]:
+    """Every loss by the name that recipes weight it by."""
+    return _collect("llink_losses", LossTerm, lambda term: term.name)
+
+
 def language(code_or_name: str) -> Language:
     """A language by ISO 639-1 or 639-3 code, English name or own name, in any case.
 
@@ -143,7 +149,7 @@ def language(code_or_name: str) -> Language:
 
 def info() -> list[PluginInfo]:
     """Every plugin that was loaded, in the order in which it was."""
-    for collect in (languages, encoder_backends, decoder_backends, readers):
+    for collect in (languages, encoder_backends, decoder_backends, readers, losses):
         collect()
     found = []
     for name, plugin in manager().list_name_plugin():

@@ -29,10 +29,13 @@ def target_losses(decoder: Decoder, prompt: Prompt, slots: Tensor, targets: Sequ
     Returns:
         ``[B, L]`` in nats, zero behind a row's end of turn; L is the longest target + 1.
     """
-    ids, own = _padded(decoder, targets, slots.device)
-    logits = _logits(decoder, prompt, slots, ids)
-    losses = F.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
-    return losses * own
+    ids, own = padded(decoder, targets, slots.device)
+    return token_losses(target_logits(decoder, prompt, slots, ids), ids, own)
+
+
+def token_losses(logits: Tensor, ids: Tensor, own: Tensor) -> Tensor:
+    """Negative log likelihood ``[B, L]`` in nats of tokens by logits ``[B, L, V]``, zero where ``own`` is False."""
+    return F.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none") * own
 
 
 def mean_loss(losses: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
@@ -40,7 +43,7 @@ def mean_loss(losses: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
     return losses.sum() / (sum(map(len, targets)) + len(targets))
 
 
-def _logits(decoder: Decoder, prompt: Prompt, slots: Tensor, targets: Tensor) -> Tensor:
+def target_logits(decoder: Decoder, prompt: Prompt, slots: Tensor, targets: Tensor) -> Tensor:
     """Logits ``[B, L, V]`` that predict ``targets [B, L]``."""
     model: Any = decoder.model
     rows = len(slots)
@@ -54,7 +57,8 @@ def _logits(decoder: Decoder, prompt: Prompt, slots: Tensor, targets: Tensor) ->
     return model(inputs_embeds=embeds, past_key_values=cache, logits_to_keep=targets.shape[1]).logits
 
 
-def _padded(decoder: Decoder, targets: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def padded(decoder: Decoder, targets: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Targets with their end of turn as ids ``[B, L]``, and ``[B, L]`` bool, True on a row's own."""
     rows = [torch.tensor([*target, decoder.end_of_turn]) for target in targets]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=decoder.end_of_turn)
     lengths = torch.tensor([len(row) for row in rows])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from llink.errors import LlinkError, unknown_name
 
@@ -64,7 +64,39 @@ class ProjectorChoice(_Section):
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
-class StageA(_Section):
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Weighted(_Section):
+    """A stage with ``losses``: weight by name, 0 for off; what a recipe says is laid over the defaults."""
+
+    alone: ClassVar[bool] = True
+    """Whether these losses are all that the stage minimises."""
+    former: ClassVar[dict[str, str]] = {}
+    """Keys that weights had up to version 0.1, as the recipes in older adapters have them -> names of losses."""
+    losses: dict[str, Weight] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_former(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or not cls.former.keys() & raw.keys():
+            return raw
+        losses = raw.get("losses") or {}
+        if not isinstance(losses, dict):
+            return raw
+        older = {name: raw[key] for key, name in cls.former.items() if key in raw}
+        return {k: v for k, v in raw.items() if k not in cls.former} | {"losses": {**losses, **older}}
+
+    @field_validator("losses")
+    @classmethod
+    def _over_defaults(cls, losses: dict[str, float]) -> dict[str, float]:
+        whole = {**cls.model_fields["losses"].default, **losses}
+        if cls.alone and not any(whole.values()):
+            raise ValueError("one loss at least must weigh more than 0")
+        return whole
+
+
+class StageA(_Weighted):
     """Alignment. Defaults are the paper's where it states them."""
 
     epochs: float = Field(25, gt=0)
@@ -77,8 +109,8 @@ class StageA(_Section):
     temperature: tuple[float, float] = (0.17, 0.08)
     queue: int = Field(32768, ge=0)
     hardest: int = Field(256, ge=0)
-    direction: float = Field(0.05, ge=0)
-    log_norm: float = Field(0.02, ge=0)
+    former: ClassVar[dict[str, str]] = {"direction": "direction", "log_norm": "log_norm"}
+    losses: dict[str, Weight] = {"info_nce": 1.0, "direction": 0.05, "log_norm": 0.02}
     english_side: bool = True
     """Whether the English side of each pair is one more input with the same teacher."""
 
@@ -89,14 +121,14 @@ class InjectorChoice(_Section):
     options: dict[str, Any] = {}
 
 
-class WarmStart(_Section):
+class WarmStart(_Weighted):
     """Pre-training of the injector without the decoder in the loop: slots imitate English input embeddings."""
 
     epochs: float = Field(0, ge=0)
     batch: int = Field(128, ge=2)
     lr: float = Field(1e-3, gt=0)
-    bag_of_words: float = Field(1.0, ge=0)
-    cosine: float = Field(1.0, ge=0)
+    former: ClassVar[dict[str, str]] = {"bag_of_words": "bag_of_words", "cosine": "cosine"}
+    losses: dict[str, Weight] = {"bag_of_words": 1.0, "cosine": 1.0}
 
 
 class Lora(_Section):
@@ -105,8 +137,8 @@ class Lora(_Section):
     dropout: float = Field(0.05, ge=0, lt=1)
 
 
-class StageB(_Section):
-    """Injection. ``examples`` is how many training examples are seen in all."""
+class StageB(_Weighted):
+    """Injection. ``examples`` is how many training examples are seen in all; ``losses`` go beside the cross-entropy."""
 
     examples: int = Field(120_000, ge=1)
     batch: int = Field(16, ge=1)
@@ -118,11 +150,13 @@ class StageB(_Section):
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, gt=0)
     lora: Lora = Lora()
-    usage_weight: float = Field(0.05, ge=0)
+    alone: ClassVar[bool] = False
+    former: ClassVar[dict[str, str]] = {
+        "cosine": "cosine", "info_nce": "info_nce", "bag_of_words": "bag_of_words", "usage_weight": "usage_contrast",
+    }  # fmt: skip
+    losses: dict[str, Weight] = {"cosine": 0.05, "info_nce": 1e-3, "bag_of_words": 0.1, "usage_contrast": 0.05}
     usage_every: int = Field(3, ge=1)
-    cosine: float = Field(0.05, ge=0)
-    info_nce: float = Field(1e-3, ge=0)
-    bag_of_words: float = Field(0.1, ge=0)
+    """Steps from one to the next in which the loss without slots is computed, for losses that ask for it."""
     max_target_tokens: int = Field(64, ge=4)
     english_share: float = Field(0.0, ge=0, le=1)
     """Share of examples whose input is English: the slots must carry general text too."""

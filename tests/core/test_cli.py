@@ -166,6 +166,8 @@ def test_version() -> None:
         ("train km --set stage_b.bach=8", "E202", "Did you mean 'stage_b.batch'?"),
         ("train km --set stage_b.batch=none", "E202", "stage_b.batch"),
         ("train km --set stage_b.batch", "E202", "key=value"),
+        ("train km --set stage_b.losses.usage_contrst=0", "E219", "Did you mean 'usage_contrast'?"),
+        ("train km --set stage_b.losses.direction=1", "E219", "not for stage_b but for stage_a"),
         ("train km --set encoder.name=gema3-270m", "E101", "Did you mean 'gemma3-270m'?"),
         ("train km --set decoder.name=gemma3-270m", "E103", "encoder"),
         ("train km --set projector.kind=mpl", "E203", "Did you mean 'mlp'?"),

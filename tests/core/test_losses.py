@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import tensor
 
-from llink.losses import BagOfWords, Cosine, Direction, InfoNCE, LogNorm, UsageContrast
+from llink.losses.bag_of_words import BagOfWords
+from llink.losses.cosine import Cosine
+from llink.losses.direction import Direction
+from llink.losses.info_nce import InfoNCE
+from llink.losses.log_norm import LogNorm
+from llink.losses.self_distillation import SelfDistillationKL
+from llink.losses.usage_contrast import UsageContrast
 
 EYE = torch.eye(2)
 
@@ -77,6 +83,42 @@ def test_info_nce_takes_the_hardest_of_the_queue() -> None:
     assert more.item() == pytest.approx((rest + backward) / 2, rel=1e-5)
     empty = InfoNCE()(student=EYE, teacher=EYE, temperature=1.0, queue=queue[:0])
     assert empty.item() == pytest.approx(backward, rel=1e-5)
+
+
+def test_info_nce_meets_no_teacher_of_its_own_in_the_queue() -> None:
+    queue = tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    given = {"student": EYE, "teacher": EYE, "temperature": 1.0, "queue": queue, "groups": tensor([7, 9])}
+    free = InfoNCE()(**given, hardest=1)
+    masked = InfoNCE()(**given, hardest=1, queue_groups=tensor([7, 5, 9]))
+    # Each row's own teacher was the hardest; now the first has 0.6 of the stranger, the second 0.8.
+    forward = sum(math.log(1 + 1 / math.e + math.exp(x) / math.e) for x in (0.6, 0.8)) / 2
+    assert masked.item() == pytest.approx((forward + math.log(1 + 1 / math.e)) / 2, rel=1e-5)
+    assert free.item() > masked.item()
+    # Where nothing else is in the queue, it adds nothing.
+    alone = InfoNCE()(**given, queue_groups=tensor([7, 7, 7]))
+    assert torch.isfinite(alone)
+
+
+def test_self_distillation_is_the_divergence_over_the_target() -> None:
+    teacher, student = tensor([[0.5, 0.3, 0.2], [0.9, 0.05, 0.05]]), tensor([[0.2, 0.2, 0.6], [0.1, 0.8, 0.1]])
+    own = tensor([[True, False]])
+    loss = SelfDistillationKL()(logits=student[None].log() + 3, teacher_logits=teacher[None].log() - 1, own=own)
+    expected = sum(t * math.log(t / s) for t, s in ((0.5, 0.2), (0.3, 0.2), (0.2, 0.6)))
+    assert loss.item() == pytest.approx(expected, abs=1e-4)
+    same = SelfDistillationKL()(logits=teacher[None].log(), teacher_logits=teacher[None].log(), own=own)
+    assert same.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_self_distillation_of_a_large_vocabulary_is_a_lower_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher = torch.randn(2, 1, 4, 300, generator=torch.Generator().manual_seed(1)).mul(3).unbind()
+    own = torch.ones(1, 4, dtype=torch.bool)
+    cheap = SelfDistillationKL()(logits=student, teacher_logits=teacher, own=own)
+    whole = (teacher.softmax(-1) * (teacher.log_softmax(-1) - student.log_softmax(-1))).sum(-1).mean()
+    assert 0.8 * whole < cheap < whole
+    monkeypatch.setattr(SelfDistillationKL, "TOP", 300)
+    assert SelfDistillationKL()(logits=student, teacher_logits=teacher, own=own).item() == pytest.approx(
+        whole.item(), rel=1e-4
+    )
 
 
 def test_bag_of_words() -> None:

@@ -148,6 +148,11 @@ def test_unknown_key(raw: dict[str, Any], key: str, meant: str) -> None:
         ("data.train=nothing", "data.train"),
         ("version=2", "version"),
         ("stage_b=4", "stage_b"),
+        ("stage_b.losses=4", "stage_b.losses"),
+        ("stage_b.losses.cosine=-1", "stage_b.losses.cosine"),
+        ("stage_b.losses.cosine=.inf", "stage_b.losses.cosine"),
+        ("stage_b.losses.cosine=much", "stage_b.losses.cosine"),
+        ("stage_a.losses={info_nce: 0, direction: 0, log_norm: 0}", "must weigh more than 0"),
         ("stage_b.btach=4", "Did you mean 'stage_b.batch'?"),
         ("batch", "key=value"),
         ("=4", "key=value"),
@@ -179,6 +184,23 @@ def test_overrides(file: Path) -> None:
     assert recipe.data.max_pairs is None
     assert recipe.data.sample == {"a": 0.5}
     assert recipe.name == "with = sign"
+
+
+def test_losses_are_laid_over_the_defaults(file: Path) -> None:
+    plain = load_recipe(file)
+    assert plain.stage_a.losses == {"info_nce": 1.0, "direction": 0.05, "log_norm": 0.02}
+    assert plain.warm_start.losses == {"bag_of_words": 1.0, "cosine": 1.0}
+    one = load_recipe(file, ("stage_b.losses.usage_contrast=0.1", "stage_b.losses.mine=1e-3"))
+    assert one.stage_b.losses == {**plain.stage_b.losses, "usage_contrast": 0.1, "mine": 1e-3}
+
+
+def test_a_recipe_of_llink_0_1_has_a_key_a_weight(file: Path) -> None:
+    sets = ("stage_b.usage_weight=0", "stage_b.cosine=0.7", "stage_a.log_norm=0", "warm_start.bag_of_words=2")
+    recipe = load_recipe(file, sets)
+    assert recipe.stage_b.losses == {"cosine": 0.7, "info_nce": 0.001, "bag_of_words": 0.1, "usage_contrast": 0}
+    assert recipe.stage_a.losses == {"info_nce": 1.0, "direction": 0.05, "log_norm": 0}
+    assert recipe.warm_start.losses == {"bag_of_words": 2, "cosine": 1}
+    assert "usage_weight" not in recipe.model_dump()["stage_b"]
 
 
 @pytest.mark.parametrize("content", [b"", b"- a\n- b\n", b"a: [", b"\xff\xfe\x00", b"text"])

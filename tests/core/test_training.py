@@ -17,10 +17,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from llink import LlinkError
+from llink import LlinkError, plugins
 from llink.data.instruct import DISTILLED_TASKS, distil
 from llink.evaluation.ranks import retrieval_metrics
-from llink.interfaces import Encoded, Encoder
+from llink.interfaces import Encoded, Encoder, LossTerm
 from llink.models import load_decoder, load_encoder
 from llink.projectors import build_projector
 from llink.recipe import Recipe, StageA, validate
@@ -227,6 +227,58 @@ def test_stage_a_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     again = aligned(checkpoint=tmp_path / "c")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
+
+
+def test_a_text_meets_no_teacher_of_its_own_in_the_queue(tmp_path: Path) -> None:
+    """One English text behind all rows, as its two sides are: nothing may count as a negative, a resume included."""
+    inputs, teachers = linear_problem(6)
+    torch.manual_seed(1)
+    projector = build_projector("mlp", encoder_size=16, decoder_size=8, hidden=64)
+    data = AlignmentData(inputs, teachers[:1].expand(6, -1), torch.full((6,), 5))
+    settings = StageA(epochs=4, batch=2, queue=8, hardest=4)
+    for _ in range(2):
+        rows: list[dict[str, Any]] = []
+        train_stage_a(
+            projector, data, settings, seed=1, accelerator=Accelerator(cpu=True), checkpoint=tmp_path / "c",
+            checkpoint_every=7, log=rows.append,
+        )  # fmt: skip
+        assert rows[-1]["step"] == 11
+        assert rows[-1]["info_nce"] == 0
+        assert rows[-1]["direction"] > 0
+
+
+def test_a_loss_of_weight_zero_is_not_even_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> Any:
+        raise AssertionError
+
+    monkeypatch.setitem(plugins.losses(), "costly", LossTerm("costly", ("stage_a",), never))
+    aligned(epochs=0.2, losses={"costly": 0})
+    with pytest.raises(LlinkError, match=r"\[E408\] Loss 'costly' cannot be made: AssertionError.*losses.costly=0"):
+        aligned(epochs=0.2, losses={"costly": 0.1})
+
+
+def test_a_loss_asks_for_what_its_stage_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    term = LossTerm("eager", ("stage_a",), lambda: lambda *, student, zero, more=None: student.mean())
+    monkeypatch.setitem(plugins.losses(), "eager", term)
+    with pytest.raises(LlinkError, match=r"\[E408\] Loss 'eager' asks for 'zero', which stage_a does not have.*queue"):
+        aligned(losses={"eager": 1})
+
+
+def test_losses_of_a_run(raw_recipe: dict[str, Any], pairs_folder: Path, tmp_path: Path) -> None:
+    """Each is logged by name as often as it is computed; switched off, it is neither."""
+    stage_b = {**raw_recipe["stage_b"], "usage_every": 20, "examples": 88, "distilled": 0}
+    weights = {"self_distillation_kl": 0.5, "cosine": 0, "usage_contrast": 1}
+    warm = {**raw_recipe["warm_start"], "losses": {"bag_of_words": 0}}
+    raw = {**raw_recipe, "stage_b": {**stage_b, "losses": weights}, "warm_start": warm, "checkpoint_every": 99}
+    adapter = train(validate(raw, "x"), stage="all", data=pairs_folder, out=tmp_path / "run")
+    assert {"cosine", "bag_of_words"} & set(rows_of(tmp_path / "run", "warm_start")[0]) == {"cosine"}
+    rows = [row for row in rows_of(tmp_path / "run", "b") if "loss" in row]
+    assert [row["step"] for row in rows] == [0, 20, 21]
+    assert all(row["self_distillation_kl"] > 0 and "cosine" not in row for row in rows)
+    assert [("usage_contrast" in row) for row in rows] == [True, True, False]
+    assert json.loads((adapter / "manifest.json").read_text())["recipe"]["stage_b"]["losses"] == {
+        "cosine": 0, "info_nce": 0.001, "bag_of_words": 0.1, "usage_contrast": 1, "self_distillation_kl": 0.5,
+    }  # fmt: skip
 
 
 def test_a_loss_that_is_no_number_stops_the_run() -> None:

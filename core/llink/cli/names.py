@@ -61,11 +61,13 @@ def check_names(recipe: Recipe) -> None:
     """Refuse a recipe that names what is not there, before an hour of training finds out.
 
     Raises:
-        LlinkError: E201 language, E101 or E103 models, E203 projector, E204 slot injector.
+        LlinkError: E201 language, E101 or E103 models, E203 projector, E204 slot injector, E219 losses.
     """
     from llink.registry import load_registry
+    from llink.training.objective import check_losses
 
     language(recipe.language)
+    check_losses(recipe)
     registry = load_registry()
     if not Path(recipe.encoder.name).expanduser().exists():
         registry.get(recipe.encoder.name, "encoder")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,10 +20,6 @@ class BagOfWords(Loss):
         temperature: of the cosine.
     """
 
-    name: ClassVar[str] = "bag_of_words"
-
-    def __call__(
-        self, *, slots: Tensor, vocabulary: Tensor, wanted: Tensor, temperature: float = 0.07, **_: Any
-    ) -> Tensor:
+    def __call__(self, *, slots: Tensor, vocabulary: Tensor, wanted: Tensor, temperature: float = 0.07) -> Tensor:
         logits = F.normalize(slots, dim=-1) @ vocabulary.T / temperature
         return -(wanted * logits.log_softmax(-1)).sum(-1).mean()

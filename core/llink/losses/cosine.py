@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,7 +15,5 @@ class Cosine(Loss):
         slots, targets: ``[..., D]`` of one shape.
     """
 
-    name: ClassVar[str] = "cosine"
-
-    def __call__(self, *, slots: Tensor, targets: Tensor, **_: Any) -> Tensor:
+    def __call__(self, *, slots: Tensor, targets: Tensor) -> Tensor:
         return 1 - F.cosine_similarity(slots, targets, dim=-1).mean()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,7 +15,5 @@ class Direction(Loss):
         student, teacher: ``[B, D]``.
     """
 
-    name: ClassVar[str] = "direction"
-
-    def __call__(self, *, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
+    def __call__(self, *, student: Tensor, teacher: Tensor) -> Tensor:
         return (F.normalize(student, dim=-1) - F.normalize(teacher, dim=-1)).square().sum(-1).mean()

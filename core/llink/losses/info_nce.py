@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,14 +20,13 @@ class InfoNCE(Loss):
         queue: ``[Q, D]`` unit vectors or None; its rows are extra negatives of the student -> teacher side.
         hardest: how many of the queue join each row.
         groups: ``[B]`` ids or None; rows of one group are the same English text and no negatives of each other.
+        queue_groups: ``[Q]`` ids or None; a row of the queue is no negative of its own group either.
 
     Example:
         >>> x = torch.eye(4)
         >>> float(InfoNCE()(student=x, teacher=x, temperature=0.01)) < 1e-6
         True
     """
-
-    name: ClassVar[str] = "info_nce"
 
     def __call__(
         self,
@@ -40,7 +37,7 @@ class InfoNCE(Loss):
         queue: Tensor | None = None,
         hardest: int = 256,
         groups: Tensor | None = None,
-        **_: Any,
+        queue_groups: Tensor | None = None,
     ) -> Tensor:
         s, t = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
         logits = s @ t.T / temperature
@@ -51,6 +48,9 @@ class InfoNCE(Loss):
         labels = torch.arange(len(s), device=s.device)
         forward = logits
         if queue is not None and len(queue):
-            hard = (s @ queue.T).topk(min(hardest, len(queue)), dim=1).values / temperature
+            scores = s @ queue.T
+            if groups is not None and queue_groups is not None:
+                scores = scores.masked_fill(groups[:, None] == queue_groups[None], float("-inf"))
+            hard = scores.topk(min(hardest, len(queue)), dim=1).values / temperature
             forward = torch.cat([logits, hard], dim=1)
         return 0.5 * (F.cross_entropy(forward, labels) + F.cross_entropy(logits.T, labels))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from torch import Tensor
 
 from llink.interfaces import Loss
@@ -16,8 +14,6 @@ class LogNorm(Loss):
         student, teacher: ``[B, D]``.
     """
 
-    name: ClassVar[str] = "log_norm"
-
-    def __call__(self, *, student: Tensor, teacher: Tensor, **_: Any) -> Tensor:
+    def __call__(self, *, student: Tensor, teacher: Tensor) -> Tensor:
         logs = [x.norm(dim=-1).clamp(min=1e-6).log() for x in (student, teacher)]
         return (logs[0] - logs[1]).square().mean()

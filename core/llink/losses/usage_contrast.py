@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from torch import Tensor
 
 from llink.interfaces import Loss
@@ -19,7 +17,5 @@ class UsageContrast(Loss):
         right, zero: scalar losses with the slots and without.
     """
 
-    name: ClassVar[str] = "usage_contrast"
-
-    def __call__(self, *, right: Tensor, zero: Tensor, **_: Any) -> Tensor:
+    def __call__(self, *, right: Tensor, zero: Tensor) -> Tensor:
         return (right - zero).clamp(min=0)

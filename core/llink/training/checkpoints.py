@@ -76,12 +76,12 @@ class Checkpoint:
                     value.data.copy_(state[f"module/{name}/{key}"])
             for name, optimizer in self.optimizers.items():
                 _load_optimizer(optimizer, state, f"optimizer/{name}/")
+            self.tensors = {k: state[f"extra/{k}"] for k in self.tensors}
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             raise LlinkError(
                 "E403", f"Checkpoint {folder} does not fit this run ({' '.join(str(error).split())[:120]}).",
                 "Use the same recipe, or another --out.",
             ) from error  # fmt: skip
-        self.tensors = {k: state[f"extra/{k}"] for k in self.tensors}
         torch.set_rng_state(state["rng/cpu"])
         if "rng/cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["rng/cuda"])

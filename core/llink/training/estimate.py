@@ -20,7 +20,7 @@ from llink.bridge import Bridge
 from llink.data.instruct import distil
 from llink.data.pairs import Pair, share
 from llink.interfaces import Decoder, Encoder
-from llink.losses import InfoNCE
+from llink.losses.info_nce import InfoNCE
 from llink.progress import track
 from llink.projectors import build_projector
 from llink.recipe import Recipe

@@ -34,6 +34,7 @@ from llink.interfaces import Decoder, Encoder, Language
 from llink.models import load_decoder, load_encoder
 from llink.recipe import Recipe, load_recipe
 from llink.training.features import FeatureCache, Features, MatchedMeans
+from llink.training.objective import check_losses
 from llink.training.stage_a import AlignmentData, train_stage_a
 from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b
 from llink.training.teacher import TeacherEncoder
@@ -86,6 +87,7 @@ class Run:
     def open(cls, recipe: Recipe, data: Path, out: Path, resume: bool) -> Run:
         """Load everything a run needs; the folder is claimed first, so that a mistake there costs no time."""
         language = plugins.language(recipe.language)
+        check_losses(recipe)
         claim(recipe, out, resume)
         pairs = training_pairs(recipe.data, data, language.normalise)
         english = english_text(recipe.data, data, language.normalise)

@@ -6,7 +6,7 @@ Works on cached vectors alone: neither frozen model is run here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llink.errors import LlinkError
-from llink.losses import Direction, InfoNCE, LogNorm
 from llink.progress import track
 from llink.projectors.mlp import MLPProjector
 from llink.recipe import StageA
 from llink.training.checkpoints import Checkpoint
+from llink.training.objective import Objective
 
 
 @dataclass
@@ -49,10 +49,10 @@ def train_stage_a(
     Args:
         seed: fixes batch order and dropout.
         checkpoint: folder; training goes on from it where it holds a state.
-        log: gets ``{"step", "loss", "temperature", ...}`` every 100 steps.
+        log: gets ``{"step", "loss", "temperature"}`` and every loss by name every 100 steps.
 
     Raises:
-        LlinkError: E402 when the loss is not finite.
+        LlinkError: E402 when the loss is not finite, E408 when a loss of a plugin cannot be had.
     """
     device = accelerator.device
     projector.to(device).train()
@@ -62,62 +62,63 @@ def train_stage_a(
     per_epoch = math.ceil(len(data.inputs) / config.batch)
     steps = max(1, round(config.epochs * per_epoch))
     queue = _Queue(config.queue, data.teachers.shape[1], device)
-    terms = InfoNCE(), Direction(), LogNorm()
+    objective = Objective("stage_a", config.losses)
     torch.manual_seed(seed)
-    state = Checkpoint({"projector": projector}, {"projector": optimizer}, {"queue": queue.state})
+    state = Checkpoint({"projector": projector}, {"projector": optimizer}, queue.state)
     first = state.load(checkpoint) if checkpoint else 0
-    queue.take(state.tensors["queue"])
+    queue.take(state.tensors)
     batches = epoch_batches(len(data.inputs), config.batch, seed, first)
     with track("Stage A", total=steps) as bar:
         bar(first)
         for step in range(first, steps):
             rows = next(batches)
             inputs, teacher = data.inputs[rows].to(device), data.teachers[rows].to(device)
+            groups = data.groups[rows].to(device)
             progress = step / max(steps - 1, 1)
             temperature = config.temperature[0] + (config.temperature[1] - config.temperature[0]) * progress
             set_lr(optimizer, config.min_lr + (config.lr - config.min_lr) * warmup_cosine(step, steps, config.warmup))
-            student = projector(inputs)
-            nce, direction, norm = (
-                term(
-                    student=student, teacher=teacher, temperature=temperature, queue=queue.vectors(),
-                    hardest=config.hardest, groups=data.groups[rows].to(device),
-                )
-                for term in terms
+            loss, terms = objective(
+                student=projector(inputs), teacher=teacher, groups=groups, temperature=temperature,
+                hardest=config.hardest, **queue.state,
             )  # fmt: skip
-            loss = nce + config.direction * direction + config.log_norm * norm
             if not torch.isfinite(loss):
                 raise LlinkError("E402", f"Stage A: the loss is {loss.item()} at step {step}.", "Lower stage_a.lr.")
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(projector.parameters(), config.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            queue.push(teacher)
+            queue.push(teacher, groups)
             bar(1)
             if step % 100 == 0 or step == steps - 1:
-                log({"stage": "a", "step": step, "loss": loss.item(), "info_nce": nce.item(),
-                     "direction": direction.item(), "log_norm": norm.item(), "temperature": temperature})  # fmt: skip
+                log({**{name: term.item() for name, term in terms.items()},
+                     "stage": "a", "step": step, "loss": loss.item(), "temperature": temperature})  # fmt: skip
             if checkpoint and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
-                state.tensors["queue"] = queue.state
+                state.tensors = queue.state
                 state.save(checkpoint, step + 1)
     return projector.eval()
 
 
 class _Queue:
-    """The last ``size`` teacher vectors, unit length; shifting whole blocks keeps it a plain tensor."""
+    """The last ``size`` teacher vectors, unit length, and their groups; plain tensors that whole blocks shift through.
+
+    The groups are needed because a text comes back while its own teacher is in here still: with its other side, or in
+    the next epoch.
+    """
 
     def __init__(self, size: int, dim: int, device: torch.device) -> None:
         self.size = size
-        self.state = torch.zeros(0, dim, device=device)
+        self.state = {
+            "queue": torch.zeros(0, dim, device=device),
+            "queue_groups": torch.zeros(0, dtype=torch.long, device=device),
+        }
 
-    def take(self, state: Tensor) -> None:
-        self.state = state.to(self.state.device)
+    def take(self, state: Mapping[str, Tensor]) -> None:
+        self.state = {name: state[name].to(value.device) for name, value in self.state.items()}
 
-    def vectors(self) -> Tensor | None:
-        return self.state if len(self.state) else None
-
-    def push(self, teacher: Tensor) -> None:
+    def push(self, teacher: Tensor, groups: Tensor) -> None:
         if self.size:
-            self.state = torch.cat([self.state, F.normalize(teacher, dim=-1).detach()])[-self.size :]
+            new = {"queue": F.normalize(teacher, dim=-1).detach(), "queue_groups": groups}
+            self.state = {name: torch.cat([self.state[name], new[name]])[-self.size :] for name in new}
 
 
 def epoch_batches(count: int, batch: int, seed: int, first: int = 0) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ from torch import Tensor
 from llink.bridge import Bridge
 from llink.errors import LlinkError
 from llink.interfaces import Decoder
-from llink.losses import BagOfWords, Cosine, InfoNCE, UsageContrast
 from llink.progress import track
 from llink.prompt import TASKS, Prompt, build
-from llink.reading import in_batches, mean_loss, target_losses
+from llink.reading import in_batches, mean_loss, padded, target_logits, target_losses, token_losses
 from llink.recipe import StageB
+from llink.scoring import answer_logits, embedded
 from llink.training.checkpoints import Checkpoint
 from llink.training.features import Features
+from llink.training.objective import Objective
 from llink.training.stage_a import warmup_cosine
-from llink.training.warm_start import SlotTargets, features, length_batches
+from llink.training.warm_start import SlotTargets, features, length_batches, slot_inputs
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,10 @@ def train_stage_b(
     Args:
         examples: drawn in an order that is new every pass, batches of one task and of like length.
         dev: called every ``every`` steps and at the end; its numbers are plain cross-entropies.
-        log: gets every loss term by name every 20 steps.
+        log: gets the cross-entropy and every other loss by name every 20 steps.
 
     Raises:
-        LlinkError: E402 when the loss is not finite.
+        LlinkError: E402 when the loss is not finite, E408 when a loss of a plugin cannot be had.
     """
     device = accelerator.device
     bridge.to(device)
@@ -91,7 +93,7 @@ def train_stage_b(
     optimizer = _optimizer(bridge, lora, config)
     rates = [group["lr"] for group in optimizer.param_groups]
     steps = max(1, config.examples // config.batch)
-    usage, cosine, nce, bag = UsageContrast(), Cosine(), InfoNCE(), BagOfWords()
+    objective = Objective("stage_b", config.losses)
     torch.manual_seed(seed)
     state = Checkpoint({"bridge": bridge, "lora": lora}, {"all": optimizer})
     first = state.load(checkpoint) if checkpoint else 0
@@ -108,19 +110,19 @@ def train_stage_b(
             factor = warmup_cosine(step, steps, config.warmup)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-            prompt, wanted = prompts[examples[rows[0]].task], [targets[i] for i in rows]
-            slots = bridge(*features(cache, [examples[i].text for i in rows], device))
-            right = mean_loss(target_losses(decoder, prompt, slots, wanted), wanted)
-            means, vocabulary, words = aims([english[i] for i in rows])
-            terms = {
-                "cosine": (config.cosine, cosine(slots=slots, targets=means)),
-                "info_nce": (config.info_nce, nce(student=slots.mean(1), teacher=means.mean(1), temperature=0.07)),
-                "bag_of_words": (config.bag_of_words, bag(slots=slots, vocabulary=vocabulary, wanted=words)),
-            }
-            if config.usage_weight and step % config.usage_every == 0:
-                zero = _zero_loss(decoder, bridge, prompt, wanted, right)
-                terms["usage_contrast"] = (config.usage_weight, usage(right=right, zero=zero))
-            loss = right + sum(weight * term for weight, term in terms.values())
+            some, wanted = [examples[i] for i in rows], [targets[i] for i in rows]
+            prompt = prompts[some[0].task]
+            slots = bridge(*features(cache, [e.text for e in some], device))
+            labels, own = padded(decoder, wanted, device)
+            logits = target_logits(decoder, prompt, slots, labels)
+            right = mean_loss(token_losses(logits, labels, own), wanted)
+            later = slot_inputs(aims, slots, [english[i] for i in rows])
+            later["teacher_logits"] = partial(_teacher_logits, decoder, lora, some, labels)
+            if step % config.usage_every == 0:
+                later["zero"] = partial(_zero_loss, decoder, bridge, prompt, wanted, right)
+            extra, terms = objective(later, slots=slots, right=right, logits=logits, labels=labels, own=own)
+            loss = right + extra
+            del logits  # large, and backward works from copies of its own
             if not torch.isfinite(loss):
                 raise LlinkError(
                     "E402", f"Stage B: the loss is {loss.item()} at step {step}.", "Lower its learning rates."
@@ -131,8 +133,8 @@ def train_stage_b(
             optimizer.zero_grad(set_to_none=True)
             bar(1)
             if step % 20 == 0 or step == steps - 1:
-                log({"stage": "b", "step": step, "examples": (step + 1) * config.batch, "loss": right.item(),
-                     **{name: float(term.detach()) for name, (_, term) in terms.items()}})  # fmt: skip
+                log({**{name: term.item() for name, term in terms.items()},
+                     "stage": "b", "step": step, "examples": (step + 1) * config.batch, "loss": right.item()})  # fmt: skip
             if (step + 1) % every == 0 and step + 1 < steps:
                 if checkpoint:
                     state.save(checkpoint, step + 1)
@@ -177,6 +179,14 @@ def _zero_loss(
     if right.detach() <= zero:
         return zero
     return mean_loss(target_losses(decoder, prompt, reserved, wanted), wanted)
+
+
+@torch.no_grad()
+def _teacher_logits(decoder: Decoder, lora: PeftModel, examples: Sequence[Example], labels: Tensor) -> Tensor:
+    """Logits ``[B, L, V]`` of the frozen decoder for ``labels [B, L]``, the English text in the place of the slots."""
+    prompts = [build(decoder, TASKS[e.task], text=e.english) for e in examples]
+    with lora.disable_adapter():
+        return answer_logits(decoder, embedded(decoder, prompts), labels)
 
 
 def task_batches(examples: Sequence[Example], lengths: Sequence[int], batch: int, seed: int, first: int = 0) -> Any:

@@ -9,6 +9,7 @@ about a twentieth of a pass through even the smallest decoder.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -23,11 +24,11 @@ from torch.nn import functional as F
 from llink.bridge import Bridge
 from llink.errors import LlinkError
 from llink.interfaces import Decoder
-from llink.losses import BagOfWords, Cosine
 from llink.progress import track
 from llink.recipe import WarmStart
 from llink.training.checkpoints import Checkpoint
 from llink.training.features import Features
+from llink.training.objective import Objective
 from llink.training.stage_a import set_lr, warmup_cosine
 
 
@@ -66,6 +67,23 @@ class SlotTargets:
         return wanted @ vocabulary, F.normalize(vocabulary, dim=-1), wanted
 
 
+def slot_inputs(
+    aims: SlotTargets, slots: Tensor, english: Sequence[Sequence[int]], temperature: float = 0.07
+) -> dict[str, Callable[[], Any]]:
+    """How to make what losses may ask for beside the slots ``[B, K, D]``, from the tokens of their English texts."""
+    aim = functools.cache(lambda: aims(english))
+    number = {text: n for n, text in enumerate(map(tuple, english))}
+    return {
+        "targets": lambda: aim()[0],
+        "vocabulary": lambda: aim()[1],
+        "wanted": lambda: aim()[2],
+        "student": lambda: slots.mean(1),
+        "teacher": lambda: aim()[0].mean(1),
+        "groups": lambda: torch.tensor([number[tuple(text)] for text in english], device=slots.device),
+        "temperature": lambda: temperature,
+    }
+
+
 def train_warm_start(
     bridge: Bridge,
     decoder: Decoder,
@@ -83,10 +101,10 @@ def train_warm_start(
 
     Args:
         examples: (text the encoder reads, English it stands for).
-        log: gets the loss terms every 50 steps.
+        log: gets the sum and every loss by name every 50 steps.
 
     Raises:
-        LlinkError: E402 when the loss is not finite.
+        LlinkError: E402 when the loss is not finite, E408 when a loss of a plugin cannot be had.
     """
     device = accelerator.device
     bridge.to(device).train()
@@ -94,7 +112,7 @@ def train_warm_start(
     fit_states(bridge, cache, [text for text, _ in examples], seed)
     ids = [decoder.tokenize(english) for _, english in examples]
     optimizer = torch.optim.AdamW(bridge.injector.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    targets, bag, cosine = SlotTargets(decoder, bridge.slots), BagOfWords(), Cosine()
+    targets, objective = SlotTargets(decoder, bridge.slots), Objective("warm_start", config.losses)
     per_epoch = math.ceil(len(examples) / config.batch)
     steps = round(config.epochs * per_epoch)
     torch.manual_seed(seed)
@@ -107,10 +125,7 @@ def train_warm_start(
             rows = next(batches)
             set_lr(optimizer, config.lr * warmup_cosine(step, steps, 0.05))
             slots = bridge(*features(cache, [examples[i][0] for i in rows], device))
-            aims, vocabulary, wanted = targets([ids[i] for i in rows])
-            words = bag(slots=slots, vocabulary=vocabulary, wanted=wanted)
-            angle = cosine(slots=slots, targets=aims)
-            loss = config.bag_of_words * words + config.cosine * angle
+            loss, terms = objective(slot_inputs(targets, slots, [ids[i] for i in rows]), slots=slots)
             if not torch.isfinite(loss):
                 raise LlinkError(
                     "E402", f"Warm start: the loss is {loss.item()} at step {step}.", "Lower warm_start.lr."
@@ -121,8 +136,8 @@ def train_warm_start(
             optimizer.zero_grad(set_to_none=True)
             bar(1)
             if step % 50 == 0 or step == steps - 1:
-                log({"stage": "warm_start", "step": step, "loss": loss.item(),
-                     "bag_of_words": words.item(), "cosine": angle.item()})  # fmt: skip
+                log({**{name: term.item() for name, term in terms.items()},
+                     "stage": "warm_start", "step": step, "loss": loss.item()})  # fmt: skip
             if checkpoint and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
                 state.save(checkpoint, step + 1)
     return bridge.eval()
