@@ -314,7 +314,7 @@ def test_a_recipe_trains_on_them(raw_recipe: dict[str, Any], pairs_folder: Path,
     )
     write_instructions(data / "instruct.jsonl", [ROW] * 3 + [elsewhere] * 5)
     raw = {**raw_recipe, "data": {**raw_recipe["data"], "instructions": ["instruct.jsonl"]}}
-    raw["stage_b"] = {**raw["stage_b"], "task_share": 0.5}
+    raw["stage_b"] = {**raw["stage_b"], "task_share": 0.5, "losses": {"self_distillation_kl": 0.1}}
     recipe = validate(raw, "x")
     adapter = train(recipe, stage="all", data=data, out=tmp_path / "run")
     assert not (home() / "distilled").exists()

@@ -12,7 +12,7 @@ from llink.experiments.drawing import lines
 from llink.recipe import Recipe
 from llink.training.run import Run
 
-WEIGHT = "stage_b.usage_weight"
+WEIGHT = "stage_b.losses.usage_contrast"
 
 
 class UsageAblation(Experiment):
@@ -40,7 +40,7 @@ class UsageAblation(Experiment):
         asked = study.ask(run, adapter, ("translate", "english"))
         return [
             {
-                "weight": run.recipe.stage_b.usage_weight, "dev set": dev, "right slots": usage[dev]["right"],
+                "weight": run.recipe.stage_b.losses["usage_contrast"], "dev set": dev, "right slots": usage[dev]["right"],
                 "no slots": usage[dev]["zero"], "another text's": usage[dev]["shuffled"],
                 "usage gap": usage[dev]["usage_gap"], "shuffle gap": usage[dev]["shuffle_gap"],
                 "chrF++": found["translate"].metrics["chrf++"],

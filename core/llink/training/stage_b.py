@@ -184,7 +184,7 @@ def _zero_loss(
 @torch.no_grad()
 def _teacher_logits(decoder: Decoder, lora: PeftModel, examples: Sequence[Example], labels: Tensor) -> Tensor:
     """Logits ``[B, L, V]`` of the frozen decoder for ``labels [B, L]``, the English text in the place of the slots."""
-    prompts = [build(decoder, TASKS[e.task], text=e.english) for e in examples]
+    prompts = [build(decoder, e.instruction, text=e.english) for e in examples]
     with lora.disable_adapter():
         return answer_logits(decoder, embedded(decoder, prompts), labels)
 
