@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from torch import Tensor, nn
 from llink import LlinkError, plugins
 from llink.data.instruct import DISTILLED_TASKS, distil
 from llink.evaluation.ranks import retrieval_metrics
-from llink.interfaces import Encoded, Encoder, LossTerm
-from llink.models import load_decoder, load_encoder
+from llink.interfaces import LossTerm
+from llink.models import load_decoder
 from llink.projectors import build_projector
 from llink.recipe import Recipe, StageA, validate
 from llink.training.checkpoints import Checkpoint
-from llink.training.features import FeatureCache, token_batches
+from llink.training.features import token_batches
 from llink.training.run import Run, train
 from llink.training.stage_a import AlignmentData, epoch_batches, train_stage_a, warmup_cosine
 from llink.training.stage_b import Example, task_batches
@@ -440,92 +439,3 @@ def test_distilled_answers_are_kept(decoder_folder: str, tmp_path: Path) -> None
     again = distil(decoder, texts, tmp_path, max_new_tokens=400)
     assert {answer for _, _, answer in again} >= {f"Known {n}." for n in range(4)}
     assert [json.loads(line) for line in log.read_text().splitlines()[5:]] == [rows[4]]
-
-
-# The feature cache.
-
-
-class Counting(Encoder):
-    """A real encoder that notes what it is asked."""
-
-    def __init__(self, inner: Encoder) -> None:
-        self.inner, self.seen = inner, []
-        self.signature, self.max_tokens, self.hidden_size = inner.signature, inner.max_tokens, inner.hidden_size
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self.inner.count_tokens(texts)
-
-    def encode(self, texts: Sequence[str]) -> Encoded:
-        self.seen += texts
-        return self.inner.encode(texts)
-
-
-@pytest.fixture
-def encoder(encoder_folder: str) -> Counting:
-    return Counting(load_encoder(encoder_folder, dtype="float32", max_tokens=12))
-
-
-KHMER = [s.foreign for s in SAMPLES[:8]]
-
-
-def test_cache_encodes_a_text_once(encoder: Counting, tmp_path: Path) -> None:
-    cache = FeatureCache(tmp_path, encoder)
-    assert cache.ensure([*KHMER, *KHMER[:3]]) == 8
-    assert sorted(encoder.seen) == sorted(KHMER)
-    assert cache.ensure(KHMER) == 0
-    assert FeatureCache(tmp_path, encoder).ensure([*KHMER, "new"]) == 1
-    assert encoder.seen[8:] == ["new"]
-    assert KHMER[0] in cache
-    assert "never" not in cache
-    # What comes out is what the encoder said, in bfloat16.
-    out = encoder.inner.encode(KHMER[2:5])
-    states, mask = cache.states(KHMER[2:5])
-    assert torch.equal(mask, out.mask)
-    torch.testing.assert_close(states, out.states, atol=0.02, rtol=0.02)
-    torch.testing.assert_close(cache.pooled(KHMER[2:5]), out.pooled, atol=0.02, rtol=0.02)
-    assert [cache.length(text) for text in KHMER[2:5]] == out.mask.sum(1).tolist()
-    assert not states[~mask].any()
-
-
-def test_cache_is_of_one_signature(encoder: Counting, encoder_folder: str, tmp_path: Path) -> None:
-    FeatureCache(tmp_path, encoder).ensure(KHMER)
-    other = Counting(load_encoder(encoder_folder, dtype="float32", max_tokens=12, layer=1))
-    assert FeatureCache(tmp_path, other).ensure(KHMER) == 8
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_long_text_is_cut(encoder: Counting, tmp_path: Path) -> None:
-    cache = FeatureCache(tmp_path, encoder)
-    long = " ".join(KHMER)
-    cache.ensure([long, "ទឹក"])
-    assert encoder.count_tokens([long])[0] > 12
-    assert cache.length(long) == 12
-    states, mask = cache.states([long, "ទឹក"])
-    assert states.shape == (2, 12, 32)
-    assert mask[0].all()
-    assert not mask[1].all()
-
-
-@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "no keys"])
-def test_damaged_shard_is_made_anew(encoder: Counting, tmp_path: Path, damage: str) -> None:
-    cache = FeatureCache(tmp_path, encoder)
-    cache.ensure(KHMER[:4])
-    [first] = cache.folder.iterdir()
-    cache.ensure(KHMER[4:])
-    from safetensors.torch import save_file
-
-    whole = first.read_bytes()
-    first.unlink()
-    if damage == "no keys":
-        save_file({"x": torch.zeros(1)}, first)
-    else:
-        first.write_bytes({"cut": whole[:-10], "empty": b"", "garbage": b"\xff" * 200}[damage])
-    again = FeatureCache(tmp_path, encoder)
-    assert again.ensure(KHMER) == 4
-    assert first.read_bytes() == whole
-
-
-def test_unwritable_cache(encoder: Counting, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(LlinkError, match=r"\[E112\].*LLINK_HOME"):
-        FeatureCache(tmp_path / "file", encoder)

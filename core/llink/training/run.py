@@ -33,7 +33,7 @@ from llink.home import atomic_write, home
 from llink.interfaces import Decoder, Encoder, Language
 from llink.models import load_decoder, load_encoder
 from llink.recipe import Recipe, load_recipe
-from llink.training.features import FeatureCache, Features, MatchedMeans
+from llink.training.features import FeatureCache, Features, MatchedMeans, Vectors
 from llink.training.objective import check_losses
 from llink.training.stage_a import AlignmentData, train_stage_a
 from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b
@@ -170,11 +170,11 @@ class Run:
             bridge = self.bridge()
             projector = bridge.projector
             inputs, teachers, groups = self._alignment()
-            mean = teachers[: len(self.pairs.rows)].mean(0)
+            mean = teachers.first(len(self.pairs.rows)).mean()
             if self.recipe.teacher.centre:
-                teachers = teachers - mean
+                teachers = replace(teachers, offset=-mean)
                 projector.teacher_mean.copy_(mean)
-            projector.fit_input(inputs)
+            projector.fit_input(inputs.sample())
             train_stage_a(
                 projector,
                 AlignmentData(inputs, teachers, groups),
@@ -191,7 +191,7 @@ class Run:
                   f"of {len(self.dev[name])}", flush=True)  # fmt: skip
         _save(projector.state_dict(), done)
 
-    def _alignment(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _alignment(self) -> tuple[Vectors, Vectors, Tensor]:
         """zF, hE and the group of each row: the foreign side, the English side, general English."""
         foreign, english = [p.foreign for p in self.pairs.rows], [p.english for p in self.pairs.rows]
         texts, answers = list(foreign), list(english)
@@ -201,13 +201,18 @@ class Run:
             texts += distinct
             answers += distinct
         group = {text: n for n, text in enumerate(dict.fromkeys(answers))}
-        return self.features.pooled(texts), self.teachers(answers), torch.tensor([group[a] for a in answers])
+        groups = torch.tensor([group[answer] for answer in answers])
+        return self.features.vectors(texts), self.teacher_vectors(answers), groups
 
     def teachers(self, english: list[str]) -> Tensor:
         """hE ``[N, D]`` of English texts, float32, from the cache."""
+        return self.teacher_vectors(english)[:]
+
+    def teacher_vectors(self, english: list[str]) -> Vectors:
+        """As ``teachers``, left on disk."""
         cache = FeatureCache(home() / "features", TeacherEncoder(self.decoder, self.recipe.teacher))
         cache.ensure(english, "Teacher states")
-        return cache.pooled(english)
+        return cache.vectors(english)
 
     @torch.inference_mode()
     def retrieval(self, bridge: Bridge) -> dict[str, dict[str, float]]:

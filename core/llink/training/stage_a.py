@@ -21,6 +21,7 @@ from llink.progress import track
 from llink.projectors.mlp import MLPProjector
 from llink.recipe import StageA
 from llink.training.checkpoints import Checkpoint
+from llink.training.features import Vectors
 from llink.training.objective import Objective
 
 
@@ -28,8 +29,8 @@ from llink.training.objective import Objective
 class AlignmentData:
     """Inputs zF ``[N, H]``, centred teachers hE ``[N, D]`` and ids ``[N]`` of the English text behind each row."""
 
-    inputs: Tensor
-    teachers: Tensor
+    inputs: Tensor | Vectors
+    teachers: Tensor | Vectors
     groups: Tensor
 
 

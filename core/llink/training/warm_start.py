@@ -118,7 +118,7 @@ def train_warm_start(
     torch.manual_seed(seed)
     state = Checkpoint({"bridge": bridge}, {"injector": optimizer})
     first = state.load(checkpoint) if checkpoint else 0
-    batches = length_batches([cache.length(text) for text, _ in examples], config.batch, seed, first)
+    batches = length_batches(cache.lengths([text for text, _ in examples]), config.batch, seed, first)
     with track("Warm start", total=steps) as bar:
         bar(first)
         for step in range(first, steps):
