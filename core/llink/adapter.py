@@ -44,6 +44,8 @@ class Manifest(BaseModel):
     slots: int
     prompt: str
     """Hash of the prompt it was trained on."""
+    verbatim: int = 0
+    """Tokens that the verbatim channel may have; 0 where the adapter has none."""
     bridge: dict[str, Any]
     files: dict[str, str]
     """sha256 of each weight file."""
@@ -148,7 +150,7 @@ def check(folder: Path, manifest: Manifest, encoder: Encoder, decoder: Decoder) 
         if wanted != actual:
             raise LlinkError("E311", f"Adapter {folder} was made for the {role} '{name}', not for '{present}' as loaded here.",
                              "Load that model, or train an adapter for this one.")  # fmt: skip
-    if manifest.prompt != fingerprint(decoder, manifest.slots):
+    if manifest.prompt != fingerprint(decoder, manifest.slots, manifest.verbatim):
         raise LlinkError(
             "E311", f"Adapter {folder} was trained on another prompt than this version builds.", "Retrain it."
         )

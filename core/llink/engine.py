@@ -26,7 +26,7 @@ from llink.interfaces import Decoder, Encoder, Language, package_folder
 from llink.lora import Lora, LoraSwitch
 from llink.models import load_decoder, load_encoder
 from llink.passages import Foreign, turns
-from llink.prompt import Prompt, build, converse, instruction_for, subject
+from llink.prompt import Prompt, build, channel, converse, instruction_for, subject
 from llink.reading import filled
 from llink.registry import load_registry
 from llink.scheduler import QUEUE, Request, Row, Scheduler, closed
@@ -275,6 +275,7 @@ class Engine:
         languages: str | Sequence[str | None] | None = AUTO,
         task: str | None = "translate",
         instruction: str | None = None,
+        verbatim: bool = True,
         max_new_tokens: int = 128,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
@@ -289,6 +290,7 @@ class Engine:
             languages: the same, or one for each text.
             task: ``translate``, ``summarize``, ``title``, ``keypoints`` or ``qa``.
             instruction: a free instruction in English instead of a task.
+            verbatim: whether adapters that have the verbatim channel use it.
             timeout: seconds until E514. cancel: set it from another thread for the same.
             options: those of transformers' ``generate`` that ``OPTIONS`` names.
 
@@ -319,6 +321,7 @@ class Engine:
                     [residents.get(str(codes[i])) for i in now],
                     task,
                     instruction,
+                    verbatim,
                     max_new_tokens,
                 )
                 flat = [row for group in groups for row in group]
@@ -334,6 +337,7 @@ class Engine:
         *,
         task: str | None = "translate",
         instruction: str | None = None,
+        verbatim: bool = True,
         max_new_tokens: int = 128,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
@@ -349,7 +353,7 @@ class Engine:
         news: SimpleQueue[None] = SimpleQueue()
         with ExitStack() as held:
             resident = self._residents([code], held, deadline).get(str(code))
-            [rows] = self._rows([text], [resident], task, instruction, max_new_tokens)
+            [rows] = self._rows([text], [resident], task, instruction, verbatim, max_new_tokens)
             for row in rows:
                 row.on_tokens = lambda: news.put(None)
             request = Request(rows, options, deadline, cancel)
@@ -428,7 +432,8 @@ class Engine:
                         if isinstance(part, str):
                             ids += self.decoder.tokenize(part + end)
                         elif resident:
-                            ids += subject(self.decoder, resident.bridge.slots, len(pieces[part]))
+                            own = pieces[part]
+                            ids += subject(self.decoder, resident.bridge.slots, len(own), self._kept(own, resident))
                             ids += self.decoder.tokenize(end) if end else []
                     contents.append((role, ids))
                 try:
@@ -490,11 +495,23 @@ class Engine:
         order = likeness.argsort(descending=True, stable=True).tolist()
         return [(i, float(likeness[i])) for i in order]
 
-    def prompt(self, instruction: str, language: str) -> Prompt:
-        """The prompt of an instruction with the language's number of slots."""
-        slots = self.resident(language).bridge.slots
+    def prompt(self, instruction: str, language: str, text: str | None = None) -> Prompt:
+        """The prompt of an instruction with the language's number of slots.
+
+        Args:
+            text: one passage, for the verbatim channel where the adapter has it.
+        """
+        resident = self.resident(language)
         with self._wording:
-            return build(self.decoder, instruction, slots=slots)
+            kept = [] if text is None else self._kept([resident.language.normalise(text)], resident)
+            return build(self.decoder, instruction, slots=resident.bridge.slots, kept=kept)
+
+    def passages(self, texts: Sequence[str], language: str) -> list[int]:
+        """Ids that stand in a prompt for texts of one passage each, ``SLOT`` where slots go."""
+        resident = self.resident(language)
+        with self._wording:
+            kept = self._kept([resident.language.normalise(text) for text in texts], resident)
+            return subject(self.decoder, resident.bridge.slots, len(texts), kept)
 
     @contextmanager
     def using(self, language: str | None) -> Iterator[None]:
@@ -553,6 +570,7 @@ class Engine:
         residents: Sequence[Resident | None],
         task: str | None,
         instruction: str | None,
+        verbatim: bool,
         limit: int,
     ) -> list[list[Row]]:
         """Each text as one or more rows for the decoder, read with its adapter; None for the bare decoder."""
@@ -576,9 +594,17 @@ class Engine:
                     if resident is None:
                         prompt = build(self.decoder, text)
                     else:
-                        prompt = build(self.decoder, wanted, slots=resident.bridge.slots, passages=len(group))
+                        kept = self._kept(group, resident) if verbatim else []
+                        prompt = build(
+                            self.decoder, wanted, slots=resident.bridge.slots, passages=len(group), kept=kept
+                        )
                 rows[-1].append(self._row(prompt, [slots[resident, p] for p in group if resident], resident, limit))
         return rows
+
+    def _kept(self, pieces: Sequence[str], resident: Resident) -> list[list[int]]:
+        """The verbatim channel of each normalised piece; none where the adapter has no such channel."""
+        tokens = resident.manifest.verbatim
+        return [channel(self.decoder, resident.language.verbatim(p), tokens) for p in pieces] if tokens else []
 
     def _row(self, prompt: Prompt, slots: Sequence[Tensor], resident: Resident | None, limit: int) -> Row:
         model: Any = self.decoder.model

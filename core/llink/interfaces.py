@@ -202,6 +202,16 @@ class Language:
         """``text`` with the language's own digits as 0-9."""
         return text.translate(str.maketrans(self.digits, "0123456789"))
 
+    def verbatim(self, text: str) -> list[str]:
+        """What of ``text`` an answer must not paraphrase, as English writes it, in order of appearance, each once.
+
+        The default finds numbers, units, dates, addresses, codes, placeholders and names in Latin letters. It is
+        asked for normalised foreign text, and in training for English text too.
+        """
+        from llink.verbatim import find
+
+        return find(text, self)
+
     def likelihood(self, text: str) -> float | None:
         """How likely it is that ``text``, in this language's script, is in this language, from 0 to 1.
 

@@ -36,7 +36,7 @@ from llink import plugins
 from llink.engine import Engine
 from llink.passages import Foreign
 from llink.progress import track
-from llink.prompt import SYSTEM, converse, subject
+from llink.prompt import SYSTEM, converse
 from llink.reading import filled, generate, in_batches, pad_left
 from llink.scoring import answer_losses
 from llink.text import script_counts
@@ -141,8 +141,7 @@ class LlinkLM(LM):
                 ids += decoder.tokenize(part if isinstance(part, str) else part.text)
                 continue
             pieces = self._pieces(part.text)
-            slots = self.engine.resident(self.language.code).bridge.slots
-            ids += subject(decoder, slots, len(pieces))
+            ids += self.engine.passages(pieces, self.language.code)
             passages += pieces
         prompt = converse(decoder, [("system", decoder.tokenize(SYSTEM)), ("user", ids)])
         device = decoder.embedding_matrix().device

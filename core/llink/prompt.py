@@ -2,7 +2,8 @@
 
 A prompt is a chat: a short system message, then one user turn of an instruction in English and the K slots.
 The instruction comes first, so that all that stands before the slots is the same for every text of a task
-and runs through the decoder once a batch. A free instruction takes a task's place unchanged.
+and runs through the decoder once a batch. A free instruction takes a task's place unchanged. Where the adapter has
+the verbatim channel, a line behind the slots has the values of the text that must come out as they are.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ TASKS = {
     "keypoints": "List the key points of the text.",
     "qa": "What is the text about?",
 }
+KEEP = "\nKeep: "
+"""Opens the line of the verbatim channel."""
+NOTHING = "none"
+"""What the channel says of a text without such values; an absent line says nothing about them."""
 SLOT = -1
 """Stands in ``Prompt.ids`` where a slot goes; no token has this id."""
 
@@ -58,26 +63,57 @@ def instruction_for(task: str | None = None, instruction: str | None = None) -> 
     return TASKS[task]
 
 
-def build(decoder: Decoder, instruction: str, *, slots: int = 0, passages: int = 1, text: str | None = None) -> Prompt:
+def build(
+    decoder: Decoder,
+    instruction: str,
+    *,
+    slots: int = 0,
+    passages: int = 1,
+    kept: Sequence[Sequence[int]] = (),
+    text: str | None = None,
+) -> Prompt:
     """The prompt for K slots (for each of several ``passages``), or for plain ``text`` in their place.
 
     With neither, the instruction stands alone and the prompt is what the bare decoder would get.
+
+    Args:
+        kept: the ``channel`` of each passage; none where there is no channel.
     """
     about: list[int] = []
     if slots:
-        about = subject(decoder, slots, passages)
+        about = subject(decoder, slots, passages, kept)
     elif text is not None:
         about = decoder.tokenize(text)
     question = decoder.tokenize(f"{instruction}\n" if about else instruction)
     return converse(decoder, [("system", decoder.tokenize(SYSTEM)), ("user", question + about)])
 
 
-def subject(decoder: Decoder, slots: int, passages: int = 1) -> list[int]:
-    """Ids of passages of K slots each, a line break between them."""
-    ids = [SLOT] * slots
-    for _ in range(passages - 1):
-        ids += [*decoder.tokenize("\n"), *([SLOT] * slots)]
+def subject(decoder: Decoder, slots: int, passages: int = 1, kept: Sequence[Sequence[int]] = ()) -> list[int]:
+    """Ids of passages of K slots each, each with its line of ``kept`` where there are any; a line break between them."""
+    ids: list[int] = []
+    for number, line in enumerate(kept or [()] * passages):
+        ids += [*(decoder.tokenize("\n") if number else ()), *([SLOT] * slots), *line]
     return ids
+
+
+def channel(decoder: Decoder, values: Sequence[str], tokens: int) -> list[int]:
+    """Ids of the verbatim channel: values in order, as many as fit into so many tokens; one that does not is left out.
+
+    Empty where ``tokens`` is 0, which is an adapter without the channel.
+    """
+    if not tokens:
+        return []
+    line, fits = KEEP + NOTHING, ""
+    for value in values:
+        longer = f"{fits}; {value}" if fits else KEEP + value
+        if len(decoder.tokenize(longer)) <= tokens + len(decoder.tokenize(KEEP)):
+            line = fits = longer
+    return decoder.tokenize(line)
+
+
+def beside(prompt: Prompt, line: Sequence[int]) -> Prompt:
+    """A prompt of one passage with the ``channel`` behind its slots, as ``build`` makes it."""
+    return Prompt((*prompt.prefix, *([SLOT] * prompt.slots), *line, *prompt.suffix))
 
 
 def converse(decoder: Decoder, turns: Sequence[tuple[str, Sequence[int]]]) -> Prompt:
@@ -89,7 +125,13 @@ def converse(decoder: Decoder, turns: Sequence[tuple[str, Sequence[int]]]) -> Pr
     return Prompt(tuple(ids))
 
 
-def fingerprint(decoder: Decoder, slots: int) -> str:
-    """Hash of the prompt's every part; an adapter trained on another prompt is refused."""
+def fingerprint(decoder: Decoder, slots: int, verbatim: int = 0) -> str:
+    """Hash of the prompt's every part; an adapter trained on another prompt is refused.
+
+    Args:
+        verbatim: tokens of the verbatim channel.
+    """
     parts = [build(decoder, text, slots=slots).ids for text in TASKS.values()]
+    if verbatim:
+        parts += [tuple(channel(decoder, values, 1000)) for values in ([], ["30 MW", "Aspirin"])]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

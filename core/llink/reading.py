@@ -1,7 +1,8 @@
 """Slots scattered into a prompt and read by the decoder: losses for training, tokens for generation.
 
 All that stands before the first slot is the same for every row of a batch: it runs through the decoder once
-and its keys and values are shared. The result is the same as for the whole prompt in every row.
+and its keys and values are shared. What stands behind the slots may differ from row to row (the verbatim channel does).
+The result is the same as for the whole prompt in every row.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from llink.interfaces import Decoder
 from llink.prompt import SLOT, Prompt
 
 
-def target_losses(decoder: Decoder, prompt: Prompt, slots: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+def target_losses(
+    decoder: Decoder, prompt: Prompt | Sequence[Prompt], slots: Tensor, targets: Sequence[Sequence[int]]
+) -> Tensor:
     """Negative log likelihood of each target token, its end of turn included.
 
     Args:
-        prompt: with K slots.
+        prompt: with K slots; one for all rows, or one for each, alike up to the last slot.
         slots: ``[B, K, D]``.
         targets: B lists of ids, without the end of turn.
 
@@ -43,24 +47,33 @@ def mean_loss(losses: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
     return losses.sum() / (sum(map(len, targets)) + len(targets))
 
 
-def target_logits(decoder: Decoder, prompt: Prompt, slots: Tensor, targets: Tensor) -> Tensor:
-    """Logits ``[B, L, V]`` that predict ``targets [B, L]``."""
+def target_logits(decoder: Decoder, prompt: Prompt | Sequence[Prompt], slots: Tensor, targets: Tensor) -> Tensor:
+    """Logits ``[B, L, V]`` that predict ``targets [B, L]``; ``prompt`` as in ``target_losses``."""
     model: Any = decoder.model
-    rows = len(slots)
-    shared = decoder.embed(torch.tensor([prompt.prefix], device=slots.device))
+    rows, length = targets.shape
+    prompts = [prompt] * rows if isinstance(prompt, Prompt) else list(prompt)
+    shared = decoder.embed(torch.tensor([prompts[0].prefix], device=slots.device))
     cache = model.base_model(inputs_embeds=shared, use_cache=True).past_key_values
     cache.batch_repeat_interleave(rows)
-    suffix = torch.tensor(prompt.suffix, device=slots.device).expand(rows, -1)
-    tail = decoder.embed(torch.cat([suffix, targets[:, :-1]], dim=1))
+    suffixes = [torch.tensor(prompt.suffix, dtype=torch.long, device=slots.device) for prompt in prompts]
+    tails = [torch.cat([suffix, target[:-1]]) for suffix, target in zip(suffixes, targets, strict=True)]
+    tail = decoder.embed(pad_sequence(tails, batch_first=True, padding_value=decoder.end_of_turn))
     embeds = torch.cat([slots.to(tail.dtype), tail], dim=1)
     # Padding is on the right and attention is causal: no real token ever sees it, so no mask is needed.
-    return model(inputs_embeds=embeds, past_key_values=cache, logits_to_keep=targets.shape[1]).logits
+    shortest, longest = min(map(len, suffixes)), max(map(len, suffixes))
+    spread = longest - shortest
+    logits = model(inputs_embeds=embeds, past_key_values=cache, logits_to_keep=length + spread).logits
+    if not spread:
+        return logits
+    starts = torch.tensor([len(suffix) - shortest for suffix in suffixes], device=logits.device)
+    places = starts[:, None] + torch.arange(length, device=logits.device)
+    return logits[torch.arange(rows, device=logits.device)[:, None], places]
 
 
 def padded(decoder: Decoder, targets: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Targets with their end of turn as ids ``[B, L]``, and ``[B, L]`` bool, True on a row's own."""
     rows = [torch.tensor([*target, decoder.end_of_turn]) for target in targets]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=decoder.end_of_turn)
+    ids = pad_sequence(rows, batch_first=True, padding_value=decoder.end_of_turn)
     lengths = torch.tensor([len(row) for row in rows])
     own = torch.arange(ids.shape[1])[None] < lengths[:, None]
     return ids.to(device), own.to(device)

@@ -166,6 +166,17 @@ class StageB(_Weighted):
     """How many self-distilled examples are made, over all tasks, where ``data.instructions`` names no file."""
 
 
+class Verbatim(_Section):
+    """The verbatim channel: values that must not be paraphrased, as ordinary tokens behind the slots."""
+
+    tokens: int = Field(0, ge=0, le=512)
+    """How many tokens of values a text may bring; 0 is an adapter without the channel."""
+    dropout: float = Field(0.2, ge=0, le=1)
+    """Share of training examples that go without, so that the slots stay in use."""
+    swap: float = Field(0.5, ge=0, le=1)
+    """Share of the others in which values become others of their kind, in the channel and in the target alike."""
+
+
 EXPECTED = re.compile(r"(>=|<=|>|<|==)\s*(-?\d+(?:\.\d+)?)")
 """A threshold in ``expect``."""
 
@@ -190,6 +201,7 @@ class Recipe(_Section):
     injector: InjectorChoice = InjectorChoice()
     warm_start: WarmStart = WarmStart()
     stage_b: StageB = StageB()
+    verbatim: Verbatim = Verbatim()
     checkpoint_every: int = Field(200, ge=1)
     """Steps between checkpoints, and between dev losses in stage B."""
     dev_examples: int = Field(48, ge=0)

@@ -85,7 +85,7 @@ class Subject:
     against: tuple[str, ...] = ()
     lora: Path | None = None
     judge: str | None = None
-    _answers: dict[tuple[str, int, str], str] = field(default_factory=dict)
+    _answers: dict[tuple[str, int, bool, str], str] = field(default_factory=dict)
 
     @property
     def code(self) -> str:
@@ -96,27 +96,39 @@ class Subject:
         """The pairs a suite looks at: ``limit`` or its own default, from the start of the set."""
         return list(rows[: self.limit or default])
 
-    def answers(self, rows: Sequence[Pair], task: str = "translate", tokens: int = ANSWER_TOKENS) -> list[str]:
+    @property
+    def verbatim(self) -> int:
+        """Tokens of the adapter's verbatim channel, 0 where it has none."""
+        return self.engine.resident(self.code).manifest.verbatim
+
+    def answers(
+        self, rows: Sequence[Pair], task: str = "translate", tokens: int = ANSWER_TOKENS, *, verbatim: bool = True
+    ) -> list[str]:
         """The adapter's answers to the foreign texts, of so many tokens at most; empty where the engine cannot take a
-        text. Suites share them."""
+        text. Suites share them. ``verbatim`` is whether the verbatim channel is used."""
         from llink.engine import BATCH
         from llink.reading import in_batches
 
-        missing = [text for text in dict.fromkeys(p.foreign for p in rows) if (task, tokens, text) not in self._answers]
+        how = (task, tokens, verbatim)
+        missing = [text for text in dict.fromkeys(p.foreign for p in rows) if (*how, text) not in self._answers]
         with track(f"Answering ({task})", total=len(missing)) as bar:
             for part in in_batches(len(missing), BATCH):
-                for text, answer in zip(missing[part], self._ask(missing[part], task, tokens), strict=True):
-                    self._answers[task, tokens, text] = answer
+                for text, answer in zip(missing[part], self._ask(missing[part], *how), strict=True):
+                    self._answers[(*how, text)] = answer
                 bar(len(missing[part]))
-        return [self._answers[task, tokens, p.foreign] for p in rows]
+        return [self._answers[(*how, p.foreign)] for p in rows]
 
-    def _ask(self, texts: list[str], task: str, tokens: int) -> list[str]:
+    def _ask(self, texts: list[str], task: str, tokens: int, verbatim: bool) -> list[str]:
         try:
-            return self.engine.generate(texts, self.code, task=task, max_new_tokens=tokens)
+            return self.engine.generate(texts, self.code, task=task, verbatim=verbatim, max_new_tokens=tokens)
         except LlinkError as error:
             if error.code not in UNREADABLE:
                 raise
-            return [answer for text in texts for answer in self._ask([text], task, tokens)] if len(texts) > 1 else [""]
+            return (
+                [answer for text in texts for answer in self._ask([text], task, tokens, verbatim)]
+                if len(texts) > 1
+                else [""]
+            )
 
 
 def example_id(pair: Pair) -> str:

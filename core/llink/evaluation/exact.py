@@ -62,10 +62,15 @@ class Case(Pair):
 
 
 class Exact(Evaluator):
-    """Share of the values that the answers hold exactly, over all and by kind; the baselines' over the first of them."""
+    """Share of the values that the answers hold exactly, over all and by kind; the baselines' over the first of them.
+
+    ``invented`` is the share of answers with a number, address or code that stands in neither the text nor its English.
+    ``without channel`` is the adapter itself, its verbatim channel left out.
+    """
 
     name = "exact"
     primary_metric = "exact"
+    lower = frozenset({"invented"})
 
     def sets(self, subject: Subject, dev: Mapping[str, Sequence[Pair]]) -> Mapping[str, Sequence[Pair]]:
         language = subject.language
@@ -80,7 +85,10 @@ class Exact(Evaluator):
             raise Skip("no sentence has a value on both sides")
         longest = max(len(subject.engine.decoder.tokenize(case.english)) for case in chosen)
         # Twice the reference is room for all its values; an answer that loops would hold up its batch for long.
-        systems = {"": subject.answers(chosen, tokens=min(2 * longest, ANSWER_TOKENS))}
+        limit = min(2 * longest, ANSWER_TOKENS)
+        systems = {"": subject.answers(chosen, tokens=limit)}
+        if subject.verbatim:
+            systems[" without channel"] = subject.answers(chosen, tokens=limit, verbatim=False)
         systems |= {f" {name}": baseline_answers(subject, name, chosen[:BESIDE]) for name in readers(subject)}
         metrics: Metrics = {"sentences": len(chosen), "values": sum(len(case.values) for case in chosen)}
         for system, answers in systems.items():
@@ -94,11 +102,17 @@ class Exact(Evaluator):
                 own = [hit for of, hit in hits if of == kind]
                 if own:
                     metrics[f"exact{system} [{kind}]"] = mean(own)
+            made_up = [bool(invented(a, c, subject.language)) for c, a in zip(chosen, answers, strict=False)]
+            metrics[f"invented{system}"] = mean(made_up)
         predictions = [
             prediction(
                 case,
-                {"exact": mean(holds(value, answer) for _, value in case.values)},
+                {
+                    "exact": mean(holds(value, answer) for _, value in case.values),
+                    "invented": float(bool(invented(answer, case, subject.language))),
+                },
                 answer=answer,
+                invented=invented(answer, case, subject.language),
                 values=[
                     {"kind": kind, "value": value, "hit": holds(value, answer),
                      "against": {s.strip(): holds(value, texts[i]) for s, texts in systems.items()
@@ -132,6 +146,18 @@ def values(english: str, foreign: str) -> tuple[Value, ...]:
                 found.append((kind, match[0]))
         left = pattern.sub(lambda match: "\0" * len(match[0]), left)
     return tuple(found)
+
+
+def invented(answer: str, pair: Pair, language: Language) -> list[str]:
+    """Numbers, units, dates, addresses and codes in an answer that stand in neither text of the pair."""
+    given = f"{pair.english}\n{language.ascii_digits(pair.foreign)}"
+    found: list[str] = []
+    left = answer
+    for kind, pattern in _PATTERNS.items():
+        if kind != "names":
+            found += [match[0] for match in pattern.finditer(left) if not holds(match[0], given)]
+            left = pattern.sub(lambda match: "\0" * len(match[0]), left)
+    return found
 
 
 def holds(value: str, text: str) -> bool:

@@ -34,21 +34,24 @@ class Tokens(Evaluator):
     def __call__(self, subject: Subject, rows: Sequence[Pair]) -> Result:
         rows = subject.first(rows, PAIRS)
         engine, decoder = subject.engine, subject.engine.decoder
-        slots = engine.resident(subject.code).bridge.slots
         counts = {id(p): (len(decoder.tokenize(p.foreign)), len(decoder.tokenize(p.english))) for p in rows}
         foreign, english = (mean(counts[id(p)][side] for p in rows) for side in (0, 1))
         bare = len(build(decoder, TASKS["translate"], slots=1).ids) - 1
+        # Slots and, where the adapter has it, the verbatim channel.
+        prompts = [engine.prompt(TASKS["translate"], subject.code, p.foreign) for p in rows]
+        own = {id(p): len(prompt.ids) - bare for p, prompt in zip(rows, prompts, strict=True)}
+        ours = mean(own.values())
         read = engine.encoder.count_tokens([p.foreign for p in rows])
         raw_flops = mean(flops(decoder.model, bare + counts[id(p)][0]) for p in rows)
-        slot_flops = flops(decoder.model, bare + slots)
+        slot_flops = mean(flops(decoder.model, bare + n) for n in own.values())
         encoder: Any = getattr(engine.encoder, "model", None)
         encoder_flops = mean(flops(encoder, n, head=False) for n in read) if encoder is not None else 0.0
         metrics = {
             "pairs": len(rows),
             "fragmentation": foreign / english,
-            "prompt tokens": float(bare + slots),
+            "prompt tokens": bare + ours,
             "prompt tokens raw": bare + foreign,
-            "token ratio": foreign / slots,
+            "token ratio": foreign / ours,
             "prefill gigaflops": slot_flops / 1e9,
             "prefill gigaflops raw": raw_flops / 1e9,
             "prefill gigaflops ratio": raw_flops / slot_flops,
@@ -63,7 +66,7 @@ class Tokens(Evaluator):
         }
         predictions = [
             prediction(
-                p, {"prompt tokens": float(bare + slots)}, tokens=bare + slots, tokens_raw=bare + counts[id(p)][0],
+                p, {"prompt tokens": float(bare + own[id(p)])}, tokens=bare + own[id(p)], tokens_raw=bare + counts[id(p)][0],
                 **({"seconds": timed[id(p)]} if id(p) in timed else {}),
             )
             for p in rows
@@ -89,7 +92,8 @@ class Tokens(Evaluator):
 
                 slots = read()
                 raw = filled(decoder, build(decoder, TASKS["translate"], text=pair.foreign), None, device)
-                own = filled(decoder, build(decoder, TASKS["translate"], slots=len(slots)), slots.to(device), device)
+                prompt = engine.prompt(TASKS["translate"], subject.code, text)
+                own = filled(decoder, prompt, slots.to(device), device)
                 with engine.using(None):
                     bare = _seconds(partial(_prefill, decoder.model, raw))
                 with engine.using(subject.code):

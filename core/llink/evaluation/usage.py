@@ -10,7 +10,7 @@ from llink.data.pairs import Pair
 from llink.errors import LlinkError
 from llink.evaluation.base import Evaluator, Metrics, Result, Subject, mean, prediction
 from llink.progress import track
-from llink.prompt import TASKS, build
+from llink.prompt import TASKS
 
 if TYPE_CHECKING:
     from llink.bridge import Bridge
@@ -29,7 +29,8 @@ class Usage(Evaluator):
     another language's bridge makes of the text; the gaps between them, over all and by position in the answer.
 
     Texts are sorted by target length first; "shuffled" gives each text the slots of its neighbour, which is then of
-    like length and the harder test.
+    like length and the harder test. The verbatim channel, where the adapter has it, is always the text's own: the gaps
+    say what the slots are worth beside it.
     """
 
     name = "usage"
@@ -46,7 +47,7 @@ class Usage(Evaluator):
         subject.cache.ensure([p.foreign for p in rows])
         decoder, bridge = subject.engine.decoder, subject.engine.resident(subject.code).bridge
         others = other_bridges(subject)
-        prompt = build(decoder, TASKS["translate"], slots=bridge.slots)
+        prompts = [subject.engine.prompt(TASKS["translate"], subject.code, p.foreign) for p in rows]
         losses: dict[str, dict[int, list[float]]] = {}
         with subject.engine.using(subject.code), torch.inference_mode(), track("Losses", total=len(rows)) as bar:
             for number, part in enumerate(in_batches(len(rows), BATCH)):
@@ -59,7 +60,7 @@ class Usage(Evaluator):
                 if number % OTHERS == 0:
                     kinds |= {f"slots of {code}": other(*read) for code, other in others.items()}
                 for kind, given in kinds.items():
-                    found = target_losses(decoder, prompt, given, wanted).tolist()
+                    found = target_losses(decoder, prompts[part], given, wanted).tolist()
                     own = [loss[: len(target) + 1] for loss, target in zip(found, wanted, strict=True)]
                     losses.setdefault(kind, {}).update(zip(range(len(rows))[part], own, strict=True))
                 bar(len(rows[part]))

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
 
+from llink import plugins
 from llink.bridge import Bridge
 from llink.data.instruct import distil
 from llink.data.pairs import Pair, share
@@ -25,7 +26,7 @@ from llink.progress import track
 from llink.projectors import build_projector
 from llink.recipe import Recipe
 from llink.training.features import BATCH_TOKENS, FeatureCache, token_batches
-from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b
+from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b, with_values
 from llink.training.warm_start import train_warm_start
 
 ASSUMED_PAIRS = 20_000
@@ -135,15 +136,18 @@ class Trial:
         config, sets = self.recipe.stage_b, len(self.recipe.data.dev)
         count = STEPS * config.batch
         some = [Example(p.foreign, "translate", p.english, p.english) for p in islice(cycle(self.sample), count)]
+        if self.recipe.verbatim.tokens:
+            some = with_values(some, plugins.language(self.recipe.language))
         self.lora = add_lora(self.decoder, config)
         start = time.monotonic()
         train_stage_b(
             self.bridge, self.decoder, self.lora, self.cache, some, config.model_copy(update={"examples": count}),
-            seed=self.recipe.seed, accelerator=self.accelerator, every=STEPS + 1,
+            seed=self.recipe.seed, accelerator=self.accelerator, verbatim=self.recipe.verbatim,
+            every=STEPS + 1,
         )  # fmt: skip
         a_step = (time.monotonic() - start) / STEPS
         start = time.monotonic()
-        dev_losses(self.bridge, self.decoder, self.cache, some[:FEW])
+        dev_losses(self.bridge, self.decoder, self.cache, some[:FEW], verbatim=self.recipe.verbatim.tokens)
         a_dev_pair = (time.monotonic() - start) / len(some[:FEW])
         steps = max(1, config.examples // config.batch)
         dev = sets * (FINAL_DEV + self.recipe.dev_examples * (1 + steps // self.recipe.checkpoint_every))

@@ -36,7 +36,7 @@ from llink.recipe import Recipe, load_recipe
 from llink.training.features import FeatureCache, Features, MatchedMeans, Vectors
 from llink.training.objective import check_losses
 from llink.training.stage_a import AlignmentData, train_stage_a
-from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b
+from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b, with_values
 from llink.training.teacher import TeacherEncoder
 from llink.training.warm_start import train_warm_start
 
@@ -248,6 +248,7 @@ class Run:
                 self.recipe.stage_b,
                 seed=self.recipe.seed,
                 accelerator=self.accelerator,
+                verbatim=self.recipe.verbatim,
                 dev=lambda: self.losses(bridge),
                 every=self.recipe.checkpoint_every,
                 checkpoint=self.out / "checkpoints" / "stage_b",
@@ -298,7 +299,7 @@ class Run:
         english = self.english if self._english_side else None
         examples = training_examples(self.recipe, self.decoder, self.pairs.rows, english, self.instructions)
         self.cache.ensure([example.text for example in examples], "Encoding instructions")
-        return examples
+        return with_values(examples, self.language) if self.recipe.verbatim.tokens else examples
 
     def losses(self, bridge: Bridge) -> dict[str, float]:
         """Dev losses of the first examples of every dev set, as ``<dev>.<name>``."""
@@ -311,7 +312,11 @@ class Run:
 
     def _usage(self, bridge: Bridge, rows: list[Pair], limit: int = 200) -> dict[str, float]:
         examples = [Example(p.foreign, "translate", p.english, p.english) for p in rows[:limit]]
-        return dev_losses(bridge, self.decoder, self.cache, examples)
+        tokens = self.recipe.verbatim.tokens
+        return dev_losses(
+            bridge, self.decoder, self.cache, with_values(examples, self.language) if tokens else examples,
+            verbatim=tokens,
+        )  # fmt: skip
 
     def manifest(self) -> dict[str, Any]:
         """The adapter manifest's fields."""
@@ -335,7 +340,8 @@ class Run:
             "encoder_options": self.recipe.encoder.options,
             "decoder": self.decoder.name,
             "decoder_fingerprint": self.decoder.fingerprint,
-            "prompt": prompt.fingerprint(self.decoder, self.recipe.injector.slots),
+            "prompt": prompt.fingerprint(self.decoder, self.recipe.injector.slots, self.recipe.verbatim.tokens),
+            "verbatim": self.recipe.verbatim.tokens,
             "recipe": self.recipe.model_dump(mode="json"),
             "data": data,
             "metrics": self.metrics,

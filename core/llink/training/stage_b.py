@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,33 +16,42 @@ from torch import Tensor
 
 from llink.bridge import Bridge
 from llink.errors import LlinkError
-from llink.interfaces import Decoder
+from llink.interfaces import Decoder, Language
 from llink.progress import track
-from llink.prompt import TASKS, Prompt, build
+from llink.prompt import TASKS, Prompt, beside, build, channel
 from llink.reading import in_batches, mean_loss, padded, target_logits, target_losses, token_losses
-from llink.recipe import StageB
+from llink.recipe import StageB, Verbatim
 from llink.scoring import answer_logits, embedded
 from llink.training.checkpoints import Checkpoint
 from llink.training.features import Features
 from llink.training.objective import Objective
 from llink.training.stage_a import warmup_cosine
+from llink.training.verbatim import Batches
 from llink.training.warm_start import SlotTargets, features, length_batches, slot_inputs
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training example: the text behind the slots, the task, the English target, and the English of the text."""
+    """One training example: the text behind the slots, the task, the English target, the English of the text, and what
+    the language finds verbatim in the text (None: not looked for)."""
 
     text: str
     task: str
     """One of ``TASKS``, or a free instruction in the place of one; a batch is of one task."""
     target: str
     english: str
+    values: tuple[str, ...] | None = None
 
     @property
     def instruction(self) -> str:
         """What the prompt says."""
         return TASKS.get(self.task, self.task)
+
+
+def with_values(examples: Sequence[Example], language: Language) -> list[Example]:
+    """The examples with what must not be paraphrased in their texts, for an adapter with the verbatim channel."""
+    found = {text: tuple(language.verbatim(text)) for text in dict.fromkeys(e.text for e in examples)}
+    return [replace(example, values=found[example.text]) for example in examples]
 
 
 def add_lora(decoder: Decoder, config: StageB) -> PeftModel:
@@ -67,6 +76,7 @@ def train_stage_b(
     *,
     seed: int,
     accelerator: Accelerator,
+    verbatim: Verbatim = Verbatim(),  # noqa: B008 (frozen)
     dev: Callable[[], dict[str, float]] = dict,
     every: int = 500,
     checkpoint: Path | None = None,
@@ -76,6 +86,7 @@ def train_stage_b(
 
     Args:
         examples: drawn in an order that is new every pass, batches of one task and of like length.
+        verbatim: the verbatim channel, of the examples that have values.
         dev: called every ``every`` steps and at the end; its numbers are plain cross-entropies.
         log: gets the cross-entropy and every other loss by name every 20 steps.
 
@@ -85,9 +96,7 @@ def train_stage_b(
     device = accelerator.device
     bridge.to(device)
     bridge.projector.requires_grad_(config.lr_projector > 0)
-    instructions = {example.task: example.instruction for example in examples}
-    prompts = {task: build(decoder, text, slots=bridge.slots) for task, text in instructions.items()}
-    targets = [decoder.tokenize(e.target)[: config.max_target_tokens] for e in examples]
+    made = Batches(decoder, bridge.slots, examples, verbatim, longest=config.max_target_tokens, seed=seed)
     english = [decoder.tokenize(e.english) for e in examples]
     aims = SlotTargets(decoder, bridge.slots)
     optimizer = _optimizer(bridge, lora, config)
@@ -97,7 +106,7 @@ def train_stage_b(
     torch.manual_seed(seed)
     state = Checkpoint({"bridge": bridge, "lora": lora}, {"all": optimizer})
     first = state.load(checkpoint) if checkpoint else 0
-    batches = task_batches(examples, [len(t) + cache.length(e.text) for t, e in zip(targets, examples, strict=True)],
+    batches = task_batches(examples, [len(t) + cache.length(e.text) for t, e in zip(made.targets, examples, strict=True)],
                            config.batch, seed, first)  # fmt: skip
     trainable = [p for group in optimizer.param_groups for p in group["params"]]
     with track("Stage B", total=steps) as bar:
@@ -110,16 +119,15 @@ def train_stage_b(
             factor = warmup_cosine(step, steps, config.warmup)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-            some, wanted = [examples[i] for i in rows], [targets[i] for i in rows]
-            prompt = prompts[some[0].task]
+            some, prompts, wanted = made(rows, step)
             slots = bridge(*features(cache, [e.text for e in some], device))
             labels, own = padded(decoder, wanted, device)
-            logits = target_logits(decoder, prompt, slots, labels)
+            logits = target_logits(decoder, prompts, slots, labels)
             right = mean_loss(token_losses(logits, labels, own), wanted)
             later = slot_inputs(aims, slots, [english[i] for i in rows])
             later["teacher_logits"] = partial(_teacher_logits, decoder, lora, some, labels)
             if step % config.usage_every == 0:
-                later["zero"] = partial(_zero_loss, decoder, bridge, prompt, wanted, right)
+                later["zero"] = partial(_zero_loss, decoder, bridge, prompts, wanted, right)
             extra, terms = objective(later, slots=slots, right=right, logits=logits, labels=labels, own=own)
             loss = right + extra
             del logits  # large, and backward works from copies of its own
@@ -170,15 +178,16 @@ def _optimizer(bridge: Bridge, lora: PeftModel, config: StageB) -> torch.optim.O
 
 
 def _zero_loss(
-    decoder: Decoder, bridge: Bridge, prompt: Prompt, wanted: Sequence[Sequence[int]], right: Tensor
+    decoder: Decoder, bridge: Bridge, prompts: Sequence[Prompt], wanted: Sequence[Sequence[int]], right: Tensor
 ) -> Tensor:
-    """``L_zero``. Where the hinge is closed its gradient is zero, so the graph is built only where it is open."""
+    """``L_zero``, with the verbatim channel as it was. Where the hinge is closed its gradient is zero, so the graph is
+    built only where it is open."""
     reserved = bridge.reserved.expand(len(wanted), -1, -1)
     with torch.no_grad():
-        zero = mean_loss(target_losses(decoder, prompt, reserved, wanted), wanted)
+        zero = mean_loss(target_losses(decoder, prompts, reserved, wanted), wanted)
     if right.detach() <= zero:
         return zero
-    return mean_loss(target_losses(decoder, prompt, reserved, wanted), wanted)
+    return mean_loss(target_losses(decoder, prompts, reserved, wanted), wanted)
 
 
 @torch.no_grad()
@@ -216,11 +225,12 @@ def dev_losses(
     cache: Features,
     examples: Sequence[Example],
     batch: int = 16,
+    verbatim: int = 0,
 ) -> dict[str, float]:
     """Plain cross-entropy in nats per token with the right slots, reserved rows (zero) and another text's slots.
 
     Texts are sorted by target length first; "shuffled" gives each text the slots of its neighbour, which is
-    then of like length and the harder test.
+    then of like length and the harder test. The verbatim channel, of so many tokens, is always the text's own.
     """
     device = bridge.reserved.device
     order = sorted(examples, key=lambda e: len(e.target))
@@ -229,11 +239,12 @@ def dev_losses(
     for part in in_batches(len(order), batch):
         rows = order[part]
         prompt = build(decoder, rows[0].instruction, slots=bridge.slots)
+        prompts = [prompt if e.values is None else beside(prompt, channel(decoder, e.values, verbatim)) for e in rows]
         wanted = [decoder.tokenize(e.target) for e in rows]
         slots = bridge(*features(cache, [e.text for e in rows], device))
         kinds = {"right": slots, "zero": bridge.reserved.expand_as(slots), "shuffled": slots.roll(1, 0)}
         for kind, given in kinds.items():
-            totals[kind] += float(target_losses(decoder, prompt, given, wanted).sum())
+            totals[kind] += float(target_losses(decoder, prompts, given, wanted).sum())
         tokens += sum(map(len, wanted)) + len(wanted)
     losses = {kind: math.nan if not tokens else total / tokens for kind, total in totals.items()}
     return {

@@ -1,0 +1,122 @@
+"""What must not be paraphrased: numbers, units, dates, addresses, codes, placeholders and Latin names, as they stand.
+
+The verbatim channel of a prompt carries these as ordinary tokens beside the slots, see ``llink.prompt.channel``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING
+
+from llink.text import script_counts
+
+if TYPE_CHECKING:
+    from llink.interfaces import Language
+
+UNITS = (
+    "kg|mg|µg|g|km/h|km²|km|cm|mm|m²|m³|m|ha|ml|mL|l|L|kWh|MWh|kW|MW|GW|W|kB|KB|MB|GB|TB|KiB|MiB|GiB|Kbps|Mbps|kbit/s|Mbit/s|"
+    "kHz|MHz|GHz|Hz|mAh|mA|A|mV|kV|V|hPa|dpi|px|pt|fps|ms|°C|°F|°|%|USD|KHR|EUR|GBP"
+)
+_LETTER = "A-Za-zÀ-ÖØ-öø-ɏ"
+# In the order in which they take their characters: a number in an address is not a number. A letter of another
+# script may stand right before or behind; Khmer and Burmese write no spaces.
+_KINDS = {
+    "url": r"(?:[a-z][a-z0-9+.-]*://|www\.|mailto:)[\w\-.~:/?#@!$&*+,;=%]*[\w/=#~-]",
+    "email": r"(?<![\w.])[\w.%+-]+@[\w-]+(?:\.[\w-]+)+",
+    "placeholder": (
+        r"%\(\w+\)[sd]|%(?:\d+\$)?[-+#0]*\d*(?:\.\d+)?(?:hh|h|ll|l|z)?[sdiufgxXc@](?![A-Za-z])|%\d(?!\d)|%[A-Z][A-Z_]+%?|"
+        r"\$\{\w+\}|\$[A-Za-z_]\w*|\$\(\w+\)|\{\{?[\w.]+\}?\}|&[a-z]+;|</?[A-Za-z][^<>]{0,40}>"
+    ),
+    "option": r"(?<![^\s(\"'“])--?[A-Za-z][\w-]*",
+    "path": r"(?<![\w.])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]*\w){2,}/?|(?<![\w.])~/[\w./-]*\w",
+    "file": r"(?<![\w.-])[\w-]+(?:\.[\w-]+)*\.[a-z][a-z0-9]{1,4}(?![\w-]|\.\w)",
+    "date": (
+        r"(?<![\w/.-])(?:\d{4}-\d{1,2}-\d{1,2}(?:T\d\d:\d\d(?::\d\d)?)?|\d{1,2}/\d{1,2}/\d{2,4}|\d{1,2}-\d{1,2}-\d{4}|"
+        r"\d{1,2}:\d\d(?::\d\d)?(?: ?[AaPp][Mm]\b)?)(?![\w/])"
+    ),
+    "number": (
+        r"(?<![\w.,/])(?:[$€£¥] ?)?(?:(?<![\w)-])[-+])?\d+(?:[.,]\d+)*"
+        rf"(?: ?(?:{UNITS})(?![A-Za-z0-9]))?(?![A-Za-z0-9_]|-[A-Z])"
+    ),
+    "code": r"(?<![\w.-])(?=[\w.-]*[A-Za-z])(?=[\w.-]*[\d_])\w+(?:[-.]\w+)*",
+}
+_FIXED = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), re.ASCII)
+_DIGIT_THEN_UNIT = re.compile(rf"(?<=\d) ?(?={UNITS})")
+_WORD = rf"[{_LETTER}](?:[{_LETTER}\d'’&+#-]*[{_LETTER}\d+#])?"
+_RUN = re.compile(rf"(?<![{_LETTER}\d]){_WORD}(?: {_WORD})*")
+# In a text that is in Latin letters itself, names are told by their capitals.
+_CAPITAL = rf"[A-ZÀ-ÖØ-Þ](?:[{_LETTER}\d'’&+#-]*[{_LETTER}\d+#])?"
+_NAME = re.compile(rf"(?<![{_LETTER}\d'’-]){_CAPITAL}(?: {_CAPITAL})*")
+_INNER_CAPITAL = re.compile(rf"[{_LETTER}]+[A-ZÀ-ÖØ-Þ]")
+_SENTENCE_START = re.compile(r"(?:^|[.!?:…]\s*)[\"'“‘(\[\s*•-]*$")
+_FUNCTION_WORDS = frozenset(
+    "A An And Any Are As At But By Can Did Do Does Each For From Has Have He Her His How I If I'd I'll I'm I've In Is It "
+    "Its It's Let My No Not Of On Or Our Please She So That The Their Then There These They This Those To We What When "
+    "Where Which While Who Why Will With You Your".split()
+)
+
+
+def find(text: str, language: Language) -> list[str]:
+    """The values in ``text`` in order of appearance, each once.
+
+    Args:
+        text: normalised, in any script; where no letter is of the language's own script it is taken for text in
+            Latin letters, of which only capitalised words within a sentence count as names.
+    """
+    text = language.ascii_digits(text)
+    found = [(match.start(), _spelled(match[0], str(match.lastgroup))) for match in _FIXED.finditer(text)]
+    left = _FIXED.sub(lambda match: "\0" * len(match[0]), text)
+    own = set(language.scripts) - {"LATIN"}
+    if own & script_counts(left).keys():
+        found += [(match.start(), match[0]) for match in _RUN.finditer(left)]
+    else:
+        found += _names(left)
+    return list(dict.fromkeys(value for _, value in sorted(found)))
+
+
+def kind(value: str) -> str:
+    """What sort of value it is: a key of the patterns above, or ``name``."""
+    match = _FIXED.fullmatch(value)
+    return str(match.lastgroup) if match else "name"
+
+
+@cache
+def bounded(value: str) -> re.Pattern[str]:
+    """Finds ``value`` where it is not a piece of a longer one; the space before a unit does not matter."""
+    spelled = (
+        re.sub(r"(?<=\d)\\? ?(?=[A-Za-zµ°%])", r"\\s?", re.escape(value))
+        if kind(value) == "number"
+        else re.escape(value)
+    )
+    return re.compile(
+        rf"(?<![{_LETTER}0-9_])(?<![0-9][.,:/-])(?<![A-Za-z0-9][./_]){spelled}(?![{_LETTER}0-9_]|[.,:/-][0-9]|[/._][A-Za-z])"
+    )
+
+
+def _spelled(value: str, of: str) -> str:
+    """One space before a unit, none before % and °, none behind a sign of money."""
+    if of != "number":
+        return value
+    value = re.sub(r"(?<=[$€£¥]) ", "", value)
+    return _DIGIT_THEN_UNIT.sub(lambda match: "" if value[match.end()] in "%°" else " ", value)
+
+
+def _names(text: str) -> Iterator[tuple[int, str]]:
+    """Names in a text in Latin letters, with where they begin."""
+    words = [word for word in re.findall(_WORD, text) if len(word) > 3]
+    shouted = len(words) > 1 and all(word[0].isupper() for word in words)
+    for match in _NAME.finditer(text):
+        name, start = match[0].split(" "), match.start()
+        if _SENTENCE_START.search(text[:start]) and (len(name) == 1 or name[0] in _FUNCTION_WORDS):
+            first = name.pop(0)
+            if len(first) > 1 and _INNER_CAPITAL.match(first) and first not in _FUNCTION_WORDS:
+                name.insert(0, first)
+        if shouted:
+            # A title or a button: its capitals say nothing, unless they are within a word.
+            name = [word for word in name if _INNER_CAPITAL.match(word)]
+        while name and name[0] in _FUNCTION_WORDS:
+            name.pop(0)
+        if name:
+            yield start, " ".join(name)
