@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import polib
@@ -16,7 +17,8 @@ import pytest
 from pyarrow import parquet
 
 from llink import LlinkError
-from llink.data.pairs import Pairs, read_pairs
+from llink.data.pairs import Pairs, read_pairs, share, training_pairs
+from llink.recipe import Data
 
 WATER, FISH = "ទឹក", "ត្រី"
 
@@ -225,6 +227,30 @@ def test_hub_data_set_streams(tmp_path: Path) -> None:
     assert read.skipped == {"broken": 1}
     with pytest.raises(LlinkError, match=r"\[E210\] Data set .* cannot be had"):
         read_pairs(f"hub:{tmp_path / 'nothing'}", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_training_keeps_no_more_of_a_stream_than_its_sample(tmp_path: Path, suffix: str) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    filler = "word " * 300
+    rows = [{"english": f"{n % 2400} {filler}", "foreign": f"{WATER} {n % 2400}", "other": n} for n in range(3000)]
+    if suffix == "jsonl":
+        (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        parquet.write_table(pa.Table.from_pylist(rows), folder / "train.parquet", row_group_size=100)
+    sizes = {"train": [f"hub:{folder}"], "max_chars": 2000, "min_words": 1}
+    read_pairs(f"hub:{folder}", tmp_path)  # what is imported stays out of the count
+    tracemalloc.start()
+    few = training_pairs(Data(**sizes, max_pairs=50), tmp_path, str.strip)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    whole = training_pairs(Data(**sizes), tmp_path, str.strip)
+    assert (len(whole.rows), whole.skipped) == (2400, {"duplicates": 600})
+    assert few.rows == sorted(whole.rows, key=lambda p: share(p.english))[:50]
+    held = sum(sys.getsizeof(pair.english) for pair in whole.rows)
+    if suffix == "parquet":  # of JSON, `datasets` takes 10 MB at a time
+        assert peak < held / 3
 
 
 def test_reader_of_a_third_party(tmp_path: Path) -> None:

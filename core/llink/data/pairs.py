@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from heapq import heappop, heappush
 from pathlib import Path
 from sys import intern
 from typing import Any
@@ -82,15 +83,24 @@ def read_pairs(source: str, root: Path, columns: dict[str, str] | None = None, l
             damaged, E213 when no reader knows its suffix, E214 when it has no such column.
     """
     pairs = Pairs()
+    pairs.rows = list(_pairs(pairs, source, root, columns, language))
+    return pairs
+
+
+def _pairs(
+    seen: Pairs, source: str, root: Path, columns: dict[str, str] | None, language: str | None = None
+) -> Iterator[Pair]:
+    """The pairs of a source, one at a time; what is none is counted in ``seen``. E211 at the end if there was none."""
+    some = False
     for place, row in rows(source, root, columns, language):
         if isinstance(row, Pair):
-            pairs.rows.append(row)
+            some = True
+            yield row
         else:
-            pairs.skip(row.reason, place if row.reason == BROKEN else "")
-    if not pairs.rows:
+            seen.skip(row.reason, place if row.reason == BROKEN else "")
+    if not some:
         layout = _reader(source).layout
-        raise LlinkError("E211", f"No pair in {source} ({pairs.summary()}).", layout and f"Expected: {layout}.")
-    return pairs
+        raise LlinkError("E211", f"No pair in {source} ({seen.summary(0)}).", layout and f"Expected: {layout}.")
 
 
 def rows(
@@ -117,16 +127,17 @@ def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
 
 
 def training_pairs(data: Data, root: Path, normalise: Callable[[str], str]) -> Pairs:
-    """The recipe's training pairs: normalised, filtered, sampled, one a (english, foreign) string."""
+    """The recipe's training pairs: normalised, filtered, sampled, one a (english, foreign) string.
+
+    Sources are read as they stream in: beside what is kept, one row at a time is in memory. Where ``max_pairs`` is
+    reached, a pair that can no longer be of the sample is let go before it is looked at for a duplicate.
+    """
     chosen = Pairs()
-    seen: set[tuple[str, str]] = set()
+    kept = _Sample(data.max_pairs)
     dev = held_out(data, root, normalise)
     for source in data.train:
-        read = read_pairs(source, root, data.columns)
-        for reason, count in read.skipped.items():
-            chosen.skipped[reason] = chosen.skipped.get(reason, 0) + count
-        chosen.first_bad += read.first_bad
-        for raw in read.rows:
+        read = Pairs()
+        for raw in _pairs(read, source, root, data.columns):
             pair = Pair(normalise(raw.english), normalise(raw.foreign), raw.source, raw.licence)
             if not pair.foreign or len(pair.english.split()) < data.min_words:
                 chosen.skip(f"under {data.min_words} English words")
@@ -136,16 +147,48 @@ def training_pairs(data: Data, root: Path, normalise: Callable[[str], str]) -> P
                 chosen.skip("not sampled")
             elif pair.english in dev:
                 chosen.skip("in a dev set")
-            elif (pair.english, pair.foreign) in seen:
+            elif not kept.add(pair):
                 chosen.skip("duplicates")
-            else:
-                seen.add((pair.english, pair.foreign))
-                chosen.rows.append(pair)
-    if data.max_pairs is not None:
-        chosen.rows = sorted(chosen.rows, key=lambda p: share(p.english))[: data.max_pairs]
+        for reason, count in read.skipped.items():
+            chosen.skipped[reason] = chosen.skipped.get(reason, 0) + count
+        chosen.first_bad += read.first_bad
+    chosen.rows = kept.pairs()
     if len(chosen.rows) < 2:
         raise LlinkError("E211", f"Training needs at least two pairs: {chosen.summary()}.")
     return chosen
+
+
+class _Sample:
+    """Pairs as they come, each once; or of all that come the ``limit`` with the least ``share``, in that order."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._rows: dict[tuple[str, str], Pair] = {}
+        self._worst: list[tuple[float, int, tuple[str, str]]] = []  # a heap, the one to go next on top
+        self._number = 0
+
+    def add(self, pair: Pair) -> bool:
+        """Take a pair into account; False for one that is there already."""
+        key = (pair.english, pair.foreign)
+        if self._limit is not None:
+            rank = share(pair.english)
+            if len(self._worst) == self._limit and (not self._worst or rank >= -self._worst[0][0]):
+                return True
+        if key in self._rows:
+            return False
+        self._rows[key] = pair
+        if self._limit is not None:
+            self._number += 1
+            heappush(self._worst, (-rank, -self._number, key))
+            if len(self._worst) > self._limit:
+                del self._rows[heappop(self._worst)[2]]
+        return True
+
+    def pairs(self) -> list[Pair]:
+        """Those that are kept."""
+        if self._limit is None:
+            return list(self._rows.values())
+        return [self._rows[key] for *_, key in sorted(self._worst, reverse=True)]
 
 
 def dev_pairs(data: Data, root: Path, name: str, normalise: Callable[[str], str]) -> Pairs:
