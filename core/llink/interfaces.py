@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""What the projections that LoRA is put on are called in nearly every decoder of transformers."""
+
+
 @dataclass
 class Encoded:
     """What an encoder makes of B texts.

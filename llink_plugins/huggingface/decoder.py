@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from llink.errors import LlinkError
-from llink.interfaces import Decoder
+from llink.interfaces import ATTENTION_AND_MLP, Decoder
 from llink_plugins.huggingface.tokens import load_tokenizer, plain_ids
-
-ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class HuggingFaceDecoder(Decoder):

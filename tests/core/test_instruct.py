@@ -175,7 +175,7 @@ def test_an_endpoint_answers(
     assert len(server.requests) == asked
     assert set(server.keys) == {"Bearer secret"}
     body = server.requests[0]
-    assert (body["model"], body["temperature"], body["max_tokens"]) == ("big", 0, 96)
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("big", 0, 64)
     assert [m["role"] for m in body["messages"]] == ["system", "user"]
     assert not any(english in json.dumps(server.requests) for english in dev)
     rows = rows_of(out)
@@ -265,7 +265,7 @@ def test_the_frozen_decoder_answers(taught: Any, tmp_path: Path) -> None:
     assert rows
     decoder = load_decoder(recipe["decoder"]["name"], device="cpu", dtype="float32")
     for row in rows[:4]:
-        [said] = answer_prompts(decoder, [build(decoder, row["instruction"], text=row["english"])], 96)
+        [said] = answer_prompts(decoder, [build(decoder, row["instruction"], text=row["english"])], 64)
         assert row["target"] == said
         assert row["model"] == decoder.name
     assert open_author(recipe["decoder"]["name"], "MIT", "cpu").licence == "MIT"

@@ -16,7 +16,7 @@ from llink import __version__
 from llink.errors import LlinkError, unknown_name
 
 COMMANDS = (
-    "translate", "generate", "add-language", "remove-language", "inspect", "data", "train", "experiment",
+    "translate", "generate", "add-language", "remove-language", "inspect", "estimate", "data", "train", "experiment",
     "eval", "report", "compare", "languages", "models", "plugins", "recipes", "doctor",
 )  # fmt: skip
 """Each is a module of this package (``-`` as ``_``) with a click command named ``command``, in the order of ``llink --help``."""

@@ -349,10 +349,8 @@ def audit(
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=4),
-    default=96,
-    show_default=True,
     metavar="N",
-    help="Longer answers are left out.",
+    help="Longer answers are left out.  [default: what the recipe trains on, stage_b.max_target_tokens]",
 )
 @click.option(
     "--seed", default=17, show_default=True, metavar="N", help="Another seed picks other texts and questions."
@@ -367,7 +365,7 @@ def audit(
 )
 def instruct(
     code: str, data: Path, recipe_name: str | None, model: str | None, model_licence: str | None, count: int,
-    tasks: tuple[str, ...], max_new_tokens: int, seed: int, device: str, out: Path | None,
+    tasks: tuple[str, ...], max_new_tokens: int | None, seed: int, device: str, out: Path | None,
 ) -> None:  # fmt: skip
     """Ask a model about the English of training pairs of the language CODE, and write its answers as targets.
 
@@ -388,6 +386,7 @@ def instruct(
     tasks = tasks or making.DISTILLED_TASKS
     making.check_tasks(tasks)
     recipe = chosen_recipe(language, recipe_name, None, None)
+    max_new_tokens = max_new_tokens or recipe.stage_b.max_target_tokens
     pairs = making.chosen(training_pairs(recipe.data, data, language.normalise).rows, count, seed)
     options = {} if model else recipe.decoder.options
     author = making.open_author(model or recipe.decoder.name, model_licence, device, **options)
