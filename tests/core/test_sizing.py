@@ -21,7 +21,7 @@ from llink import LlinkError
 from llink.bridge import Bridge
 from llink.cli import main
 from llink.cli.names import all_recipes
-from llink.losses import InfoNCE
+from llink.losses.info_nce import InfoNCE
 from llink.models import load_decoder, load_encoder
 from llink.projectors import build_projector
 from llink.prompt import TASKS, build
