@@ -145,7 +145,7 @@ class LossTerm:
 
     name: str
     stages: tuple[str, ...]
-    """The sections of a recipe whose ``losses`` may name it: ``stage_a``, ``warm_start``, ``stage_b``."""
+    """The sections of a recipe whose ``losses`` may name it: ``stage_a``, ``warm_start``, ``stage_b`` (and so ``stage_c``)."""
     make: Callable[[], Callable[..., Tensor]]
     needs: str = ""
     """What it needs and costs, in one line."""

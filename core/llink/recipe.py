@@ -137,10 +137,11 @@ class Lora(_Section):
     dropout: float = Field(0.05, ge=0, lt=1)
 
 
-class StageB(_Weighted):
-    """Injection. ``examples`` is how many training examples are seen in all; ``losses`` go beside the cross-entropy."""
+class Injection(_Weighted):
+    """What stage B and stage C have in common. ``losses`` go beside the cross-entropy."""
 
-    examples: int = Field(120_000, ge=1)
+    examples: int = Field(ge=0)
+    """How many training examples are seen in all."""
     batch: int = Field(16, ge=1)
     lr_lora: float = Field(1e-4, gt=0)
     lr_injector: float = Field(3e-5, gt=0)
@@ -149,7 +150,6 @@ class StageB(_Weighted):
     warmup: float = Field(0.15, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, gt=0)
-    lora: Lora = Lora()
     alone: ClassVar[bool] = False
     former: ClassVar[dict[str, str]] = {
         "cosine": "cosine", "info_nce": "info_nce", "bag_of_words": "bag_of_words", "usage_weight": "usage_contrast",
@@ -164,6 +164,23 @@ class StageB(_Weighted):
     """Share of examples from tasks (summary, title, key points, questions): ``data.instructions``, else self-distilled."""
     distilled: int = Field(0, ge=0)
     """How many self-distilled examples are made, over all tasks, where ``data.instructions`` names no file."""
+
+
+class StageB(Injection):
+    """Injection: LoRA and injector learn, and the projector where ``lr_projector`` is above 0."""
+
+    examples: int = Field(120_000, ge=1)
+    lora: Lora = Lora()
+
+
+class StageC(Injection):
+    """Joint training after stage B, the projector unfrozen; off while ``examples`` is 0.
+
+    What a recipe does not say here is as in its ``stage_b``, but for ``examples`` and ``lr_projector``.
+    """
+
+    examples: int = Field(0, ge=0)
+    lr_projector: float = Field(1e-5, gt=0)
 
 
 class Verbatim(_Section):
@@ -182,7 +199,7 @@ EXPECTED = re.compile(r"(>=|<=|>|<|==)\s*(-?\d+(?:\.\d+)?)")
 
 
 class Recipe(_Section):
-    """One run of stage A and stage B for one language and one pair of models."""
+    """One run of stage A, stage B and, where it is on, stage C for one language and one pair of models."""
 
     version: Literal[1] = 1
     name: str
@@ -201,13 +218,25 @@ class Recipe(_Section):
     injector: InjectorChoice = InjectorChoice()
     warm_start: WarmStart = WarmStart()
     stage_b: StageB = StageB()
+    stage_c: StageC = StageC()
     verbatim: Verbatim = Verbatim()
     checkpoint_every: int = Field(200, ge=1)
-    """Steps between checkpoints, and between dev losses in stage B."""
+    """Steps between checkpoints, and between dev losses in stages B and C."""
     dev_examples: int = Field(48, ge=0)
     """How many pairs of each dev set the losses during stage B are measured on."""
     expect: dict[str, str] = {}
     """What `llink eval --check` asks: ``retrieval.r1`` (every dev set) or ``retrieval.DEV.r1`` -> ``>=0.6``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stage_c_after_b(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        b, c = raw.get("stage_b", {}), raw.get("stage_c", {})
+        if not isinstance(b, dict) or not isinstance(c, dict):
+            return raw
+        own = ("examples", "lr_projector", "lora")
+        return {**raw, "stage_c": _laid_over({k: v for k, v in b.items() if k not in own}, c)}
 
     @field_validator("expect")
     @classmethod

@@ -188,10 +188,12 @@ def test_estimate_counts_bytes_and_grows_with_the_recipe(recipe_file: Path, pair
     raw = yaml.safe_load(recipe_file.read_text())
     raw["stage_a"]["epochs"] *= 1000
     raw["stage_b"]["examples"] *= 1000
+    raw["stage_c"] = {"examples": 16}
     recipe_file.write_text(yaml.safe_dump(raw))
     after = estimate()
     assert after["seconds"]["stage A"] > 20 * before["seconds"]["stage A"]
     assert after["seconds"]["stage B"] > 20 * before["seconds"]["stage B"]
+    assert 0 < after["seconds"]["stage C"] < after["seconds"]["stage B"]
     # The pairs went through the encoder in the first report and the cache keeps them; the general English did not.
     assert 0 < after["seconds"]["encoding"] < before["seconds"]["encoding"] / 3
     assert after["bytes"]["cache"] == before["bytes"]["cache"]

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 @click.argument("code")
 @click.option(
     "--stage",
-    type=click.Choice(["a", "b", "all"]),
+    type=click.Choice(["a", "b", "c", "all"]),
     default="all",
     show_default=True,
-    help="a aligns the encoder with the decoder, b teaches the decoder to read the slots.",
+    help="a aligns the encoder with the decoder, b teaches the decoder to read the slots, c goes on with all of it "
+    "together, where the recipe has stage_c.examples.",
 )
 @recipe_option
 @overrides_option

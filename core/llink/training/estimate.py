@@ -24,7 +24,7 @@ from llink.interfaces import Decoder, Encoder
 from llink.losses.info_nce import InfoNCE
 from llink.progress import track
 from llink.projectors import build_projector
-from llink.recipe import Recipe
+from llink.recipe import Injection, Recipe
 from llink.training.features import BATCH_TOKENS, FeatureCache, token_batches
 from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b, with_values
 from llink.training.warm_start import train_warm_start
@@ -133,7 +133,7 @@ class Trial:
 
     def stage_b(self) -> float:
         """Seconds of stage B and its dev losses. The decoder carries a LoRA afterwards."""
-        config, sets = self.recipe.stage_b, len(self.recipe.data.dev)
+        config = self.recipe.stage_b
         count = STEPS * config.batch
         some = [Example(p.foreign, "translate", p.english, p.english) for p in islice(cycle(self.sample), count)]
         if self.recipe.verbatim.tokens:
@@ -145,13 +145,22 @@ class Trial:
             seed=self.recipe.seed, accelerator=self.accelerator, verbatim=self.recipe.verbatim,
             every=STEPS + 1,
         )  # fmt: skip
-        a_step = (time.monotonic() - start) / STEPS
+        self.a_step = (time.monotonic() - start) / STEPS
         start = time.monotonic()
         dev_losses(self.bridge, self.decoder, self.cache, some[:FEW], verbatim=self.recipe.verbatim.tokens)
-        a_dev_pair = (time.monotonic() - start) / len(some[:FEW])
+        self.a_dev_pair = (time.monotonic() - start) / len(some[:FEW])
+        return self._injection(config)
+
+    def stage_c(self) -> float:
+        """Seconds of stage C, by those of stage B: the projector, which it trains too, is small."""
+        return self._injection(self.recipe.stage_c)
+
+    def _injection(self, config: Injection) -> float:
+        """Seconds of a stage with the decoder in the loop, once ``stage_b`` has measured."""
         steps = max(1, config.examples // config.batch)
-        dev = sets * (FINAL_DEV + self.recipe.dev_examples * (1 + steps // self.recipe.checkpoint_every))
-        return steps * a_step + dev * a_dev_pair
+        sets, every = len(self.recipe.data.dev), self.recipe.checkpoint_every
+        dev = sets * (FINAL_DEV + self.recipe.dev_examples * (1 + steps // every))
+        return steps * config.batch / self.recipe.stage_b.batch * self.a_step + dev * self.a_dev_pair
 
     def trained(self) -> int:
         """How many numbers are trained, over all stages."""
@@ -184,7 +193,7 @@ def estimate(
     sample = sorted(pairs, key=lambda p: share(p.english))[:SAMPLE]
     texts = sum(count for _, count in groups)
     start, cpu = time.monotonic(), time.process_time()
-    with track("Measuring", total=5) as bar:
+    with track("Measuring", total=5 + (recipe.stage_c.examples > 0)) as bar:
         speed = encoding_speed(encoder, [p.foreign for p in sample[:FEW]])
         tokens = missing = 0.0
         for group, count in groups:
@@ -200,6 +209,7 @@ def estimate(
             ("warm start", trial.warm_start),
             ("self-distillation", trial.distillation),
             ("stage B", trial.stage_b),
+            *([("stage C", trial.stage_c)] if recipe.stage_c.examples else []),
         ):
             seconds[part] = run()
             bar(1)

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from llink.recipe import Recipe
 
 _SLOTS = {"slots", "targets", "vocabulary", "wanted", "student", "teacher", "groups", "temperature"}
+_DECODED = _SLOTS | {"right", "zero", "logits", "teacher_logits", "labels", "own"}
 INPUTS: dict[str, set[str]] = {
     "stage_a": {"student", "teacher", "groups", "temperature", "queue", "queue_groups", "hardest"},
     "warm_start": _SLOTS,
-    "stage_b": _SLOTS | {"right", "zero", "logits", "teacher_logits", "labels", "own"},
+    "stage_b": _DECODED,
+    "stage_c": _DECODED,
 }
 """What each stage can give to a loss; docs/plugins.md says what they are."""
 
@@ -31,7 +33,9 @@ def check_losses(recipe: Recipe) -> None:
         LlinkError: E219.
     """
     for stage in INPUTS:
-        known = [name for name, term in plugins.losses().items() if stage in term.stages]
+        # Stage C is stage B gone on: a loss for the one is a loss for the other.
+        section = "stage_b" if stage == "stage_c" else stage
+        known = [name for name, term in plugins.losses().items() if section in term.stages]
         for name in getattr(recipe, stage).losses:
             if name in known:
                 continue

@@ -32,7 +32,7 @@ from llink.evaluation.ranks import both_directions
 from llink.home import atomic_write, home
 from llink.interfaces import Decoder, Encoder, Language
 from llink.models import load_decoder, load_encoder
-from llink.recipe import Recipe, load_recipe
+from llink.recipe import Injection, Recipe, load_recipe
 from llink.training.features import FeatureCache, Features, MatchedMeans, Vectors
 from llink.training.objective import check_losses
 from llink.training.stage_a import AlignmentData, train_stage_a
@@ -44,24 +44,31 @@ CANDIDATES = 1024
 
 
 def train(recipe: Recipe, *, stage: str, data: Path, out: Path, resume: bool = False) -> Path:
-    """Run stage A, stage B or both; returns the adapter folder (stage A alone: the run folder).
+    """Run one stage, or all that the recipe has; returns the adapter folder (stage A alone: the run folder).
 
     Args:
-        stage: ``a``, ``b`` (takes up the stage A result in ``out``) or ``all``.
+        stage: ``a``, ``b``, ``c`` (each takes up the result of the one before in ``out``) or ``all``.
         data: folder that the recipe's data paths are relative to.
         out: run folder: ``recipe.yaml``, ``metrics.jsonl``, ``stage_a.safetensors``, ``warm_start.safetensors``,
-            ``adapter/`` and, while training, ``checkpoints/``.
+            ``adapter/``, after stage C ``adapter_c/`` and, while training, ``checkpoints/``.
         resume: go on with the run in ``out``.
 
     Raises:
-        LlinkError: E404 when ``out`` holds another run, E405 for stage B without stage A.
+        LlinkError: E404 when ``out`` holds another run, E405 for a stage without the one before, E409 for a stage C
+            that the recipe has off.
     """
+    if stage == "c" and not recipe.stage_c.examples:
+        raise LlinkError("E409", f"Stage C is off in recipe '{recipe.name}'.", "Try --set stage_c.examples=2000.")
     run = Run.open(recipe, data, out, resume)
     if stage in ("a", "all"):
         run.stage_a()
     if stage == "a":
         return out
-    return run.stage_b()
+    if stage != "c":
+        adapter = run.stage_b()
+        if stage == "b" or not recipe.stage_c.examples:
+            return adapter
+    return run.stage_c()
 
 
 @dataclass
@@ -150,7 +157,9 @@ class Run:
 
     @property
     def _english_side(self) -> bool:
-        return self.recipe.stage_a.english_side or self.recipe.stage_b.english_share > 0
+        recipe = self.recipe
+        joint = recipe.stage_c.examples > 0 and recipe.stage_c.english_share > 0
+        return recipe.stage_a.english_side or recipe.stage_b.english_share > 0 or joint
 
     @cached_property
     def features(self) -> Features:
@@ -185,11 +194,15 @@ class Run:
                 checkpoint_every=self.recipe.checkpoint_every,
                 log=self.log,
             )
-        for name, metrics in self.retrieval(bridge).items():
-            self.log({"stage": "a", "dev": name, **metrics})
-            print(f"Stage A, {name}: R@1 {metrics['r1']:.3f}, R@5 {metrics['r5']:.3f}, MRR {metrics['mrr']:.3f} "
-                  f"of {len(self.dev[name])}", flush=True)  # fmt: skip
+        self._tell("a", self.retrieval(bridge))
         _save(projector.state_dict(), done)
+
+    def _tell(self, stage: str, retrieval: dict[str, dict[str, float]], when: str = "") -> None:
+        """Log and print the retrieval of each dev set, in stage C ``before`` and ``after`` it."""
+        for name, metrics in retrieval.items():
+            self.log({"stage": stage, "dev": name, **({"when": when} if when else {}), **metrics})
+            print(f"{' '.join(['Stage', stage.upper(), when]).strip()}, {name}: R@1 {metrics['r1']:.3f}, "
+                  f"R@5 {metrics['r5']:.3f}, MRR {metrics['mrr']:.3f} of {len(self.dev[name])}", flush=True)  # fmt: skip
 
     def _alignment(self) -> tuple[Vectors, Vectors, Tensor]:
         """zF, hE and the group of each row: the foreign side, the English side, general English."""
@@ -230,28 +243,61 @@ class Run:
         adapter = self.out / "adapter"
         if adapter.exists():
             return adapter
-        bridge = self.warm_start()
+        return self._inject("b", self.warm_start(), self.parent[0] if self.parent else None, adapter)
+
+    def stage_c(self) -> Path:
+        """Go on after stage B with the projector unfrozen; write another adapter beside stage B's.
+
+        Retrieval is measured before, at every checkpoint and after: it shows whether the alignment drifts.
+        """
+        before, adapter = self.out / "adapter", self.out / "adapter_c"
+        if adapter.exists():
+            return adapter
+        if not before.exists():
+            raise LlinkError("E405", f"{self.out} holds no stage B result.", "Run --stage b first, or --stage all.")
+        self.encode()
+        bridge = self.bridge()
+        bridge.load_state_dict(load_bridge(before, read_manifest(before)).state_dict())
+        bridge.eval()
+        retrieval = self.retrieval(bridge)
+        if not (self.out / "checkpoints" / "stage_c").exists():
+            self._tell("c", retrieval, "before")
+        self.metrics = {"retrieval before stage C": retrieval}
+        self._inject("c", bridge, before, adapter)
+        self._tell("c", self.metrics["retrieval"], "after")
+        return adapter
+
+    def _inject(self, stage: str, bridge: Bridge, start: Path | None, adapter: Path) -> Path:
+        """Train bridge and LoRA with the decoder in the loop and write the adapter.
+
+        Args:
+            stage: ``b`` or ``c``.
+            start: an adapter that has the LoRA to start from; None for a fresh one.
+        """
+        config: Injection = self.recipe.stage_c if stage == "c" else self.recipe.stage_b
         with self._timed("distil"):
-            examples = self.examples()
+            examples = self.examples(config)
         torch.manual_seed(self.recipe.seed)
         lora = add_lora(self.decoder, self.recipe.stage_b)
-        if self.parent:
-            weights = lora_weights(self.parent[0], self.decoder, lora.peft_config["default"])
+        if start:
+            weights = lora_weights(start, self.decoder, lora.peft_config["default"])
             set_peft_model_state_dict(lora, weights)
-        with self._timed("stage_b"):
+        with self._timed(f"stage_{stage}"):
             train_stage_b(
                 bridge,
                 self.decoder,
                 lora,
                 self.features,
                 examples,
-                self.recipe.stage_b,
-                seed=self.recipe.seed,
+                config,
+                stage=stage,
+                # Not once more the order in which stage B saw the examples first.
+                seed=self.recipe.seed + (stage == "c"),
                 accelerator=self.accelerator,
                 verbatim=self.recipe.verbatim,
-                dev=lambda: self.losses(bridge),
+                dev=lambda: self.losses(bridge) | (self._found(bridge) if stage == "c" else {}),
                 every=self.recipe.checkpoint_every,
-                checkpoint=self.out / "checkpoints" / "stage_b",
+                checkpoint=self.out / "checkpoints" / f"stage_{stage}",
                 log=self.log,
             )
         # The teacher is the frozen decoder: where its states are not in the cache yet, the LoRA must be off.
@@ -294,12 +340,16 @@ class Run:
             bridge.load_state_dict(load_file(done))
         return bridge
 
-    def examples(self) -> list[Example]:
-        """Stage B's training examples, all of their texts encoded."""
+    def examples(self, config: Injection) -> list[Example]:
+        """The training examples of stage B or C, all of their texts encoded."""
         english = self.english if self._english_side else None
-        examples = training_examples(self.recipe, self.decoder, self.pairs.rows, english, self.instructions)
+        examples = training_examples(self.recipe, self.decoder, self.pairs.rows, english, self.instructions, config)
         self.cache.ensure([example.text for example in examples], "Encoding instructions")
         return with_values(examples, self.language) if self.recipe.verbatim.tokens else examples
+
+    def _found(self, bridge: Bridge) -> dict[str, float]:
+        """R@1 of every dev set, as ``<dev>.r1``; the teacher states are in the cache by now."""
+        return {f"{name}.r1": metrics["r1"] for name, metrics in self.retrieval(bridge).items()}
 
     def losses(self, bridge: Bridge) -> dict[str, float]:
         """Dev losses of the first examples of every dev set, as ``<dev>.<name>``."""
@@ -364,14 +414,16 @@ def training_examples(
     pairs: list[Pair],
     english: list[str] | None,
     instructions: Sequence[Instruction] = (),
+    config: Injection | None = None,
 ) -> list[Example]:
-    """Stage B's training examples: translation from both sides, and tasks.
+    """The training examples of stage B or C: translation from both sides, and tasks.
 
     Args:
         english: general English sentences; None leaves examples with an English input out.
-        instructions: the tasks, answered; without any, the decoder answers ``stage_b.distilled`` itself.
+        instructions: the tasks, answered; without any, the decoder answers ``distilled`` itself.
+        config: of the stage; None for stage B's.
     """
-    config, pick = recipe.stage_b, random.Random(recipe.seed)
+    config, pick = config or recipe.stage_b, random.Random(recipe.seed)
     examples = [Example(p.foreign, "translate", p.english, p.english) for p in pairs]
     pool = [] if english is None else list(dict.fromkeys([p.english for p in pairs] + english))
     count = round(len(examples) * config.english_share / max(1 - config.english_share, 0.01))
@@ -432,11 +484,15 @@ def claim(recipe: Recipe, out: Path, resume: bool) -> None:
     if path.exists():
         if not resume:
             raise LlinkError("E404", f"{out} already holds a run.", "Go on with --resume, or choose another --out.")
-        if load_recipe(path) != recipe:
+        kept = load_recipe(path)
+        if kept == recipe:
+            return
+        # Stage C is at the end: until it has begun, it may be set anew.
+        begun = any((out / name).exists() for name in ("adapter_c", "checkpoints/stage_c"))
+        if begun or kept.model_copy(update={"stage_c": recipe.stage_c}) != recipe:
             raise LlinkError(
                 "E404", f"The run in {out} has another recipe.", "Use the same recipe and --set, or another --out."
             )
-        return
     try:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         atomic_write(path, yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True, sort_keys=False))

@@ -20,7 +20,7 @@ from llink.interfaces import Decoder, Language
 from llink.progress import track
 from llink.prompt import TASKS, Prompt, beside, build, channel
 from llink.reading import in_batches, mean_loss, padded, target_logits, target_losses, token_losses
-from llink.recipe import StageB, Verbatim
+from llink.recipe import Injection, StageB, Verbatim
 from llink.scoring import answer_logits, embedded
 from llink.training.checkpoints import Checkpoint
 from llink.training.features import Features
@@ -72,8 +72,9 @@ def train_stage_b(
     lora: PeftModel,
     cache: Features,
     examples: Sequence[Example],
-    config: StageB,
+    config: Injection,
     *,
+    stage: str = "b",
     seed: int,
     accelerator: Accelerator,
     verbatim: Verbatim = Verbatim(),  # noqa: B008 (frozen)
@@ -82,9 +83,10 @@ def train_stage_b(
     checkpoint: Path | None = None,
     log: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> None:
-    """Train injector and LoRA in place.
+    """Train injector and LoRA in place, and the projector where it has a learning rate.
 
     Args:
+        stage: ``b``, or ``c`` for joint training; what log and messages say.
         examples: drawn in an order that is new every pass, batches of one task and of like length.
         verbatim: the verbatim channel, of the examples that have values.
         dev: called every ``every`` steps and at the end; its numbers are plain cross-entropies.
@@ -102,14 +104,14 @@ def train_stage_b(
     optimizer = _optimizer(bridge, lora, config)
     rates = [group["lr"] for group in optimizer.param_groups]
     steps = max(1, config.examples // config.batch)
-    objective = Objective("stage_b", config.losses)
+    objective = Objective(f"stage_{stage}", config.losses)
     torch.manual_seed(seed)
     state = Checkpoint({"bridge": bridge, "lora": lora}, {"all": optimizer})
     first = state.load(checkpoint) if checkpoint else 0
     batches = task_batches(examples, [len(t) + cache.length(e.text) for t, e in zip(made.targets, examples, strict=True)],
                            config.batch, seed, first)  # fmt: skip
     trainable = [p for group in optimizer.param_groups for p in group["params"]]
-    with track("Stage B", total=steps) as bar:
+    with track(f"Stage {stage.upper()}", total=steps) as bar:
         bar(first)
         for step in range(first, steps):
             bridge.train()
@@ -133,8 +135,9 @@ def train_stage_b(
             del logits  # large, and backward works from copies of its own
             if not torch.isfinite(loss):
                 raise LlinkError(
-                    "E402", f"Stage B: the loss is {loss.item()} at step {step}.", "Lower its learning rates."
-                )
+                    "E402", f"Stage {stage.upper()}: the loss is {loss.item()} at step {step}.",
+                    "Lower its learning rates.",
+                )  # fmt: skip
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(trainable, config.clip)
             optimizer.step()
@@ -142,16 +145,16 @@ def train_stage_b(
             bar(1)
             if step % 20 == 0 or step == steps - 1:
                 log({**{name: term.item() for name, term in terms.items()},
-                     "stage": "b", "step": step, "examples": (step + 1) * config.batch, "loss": right.item()})  # fmt: skip
+                     "stage": stage, "step": step, "examples": (step + 1) * config.batch, "loss": right.item()})  # fmt: skip
             if (step + 1) % every == 0 and step + 1 < steps:
                 if checkpoint:
                     state.save(checkpoint, step + 1)
                 bridge.eval()
                 lora.eval()
-                log({"stage": "b", "step": step, **keep_rng(dev)})
+                log({"stage": stage, "step": step, **keep_rng(dev)})
     bridge.eval()
     lora.eval()
-    log({"stage": "b", "step": steps - 1, **keep_rng(dev)})
+    log({"stage": stage, "step": steps - 1, **keep_rng(dev)})
 
 
 def keep_rng(work: Callable[[], dict[str, float]]) -> dict[str, float]:
@@ -163,7 +166,7 @@ def keep_rng(work: Callable[[], dict[str, float]]) -> dict[str, float]:
         torch.set_rng_state(state)
 
 
-def _optimizer(bridge: Bridge, lora: PeftModel, config: StageB) -> torch.optim.Optimizer:
+def _optimizer(bridge: Bridge, lora: PeftModel, config: Injection) -> torch.optim.Optimizer:
     """One AdamW; its groups are LoRA, injector, the scales and gates, and the projector where it is trained."""
     scales = [p for n, p in bridge.injector.named_parameters() if n in ("scale", "gate")]
     others = [p for n, p in bridge.injector.named_parameters() if n not in ("scale", "gate")]
