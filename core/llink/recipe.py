@@ -158,6 +158,8 @@ class Injection(_Weighted):
     usage_every: int = Field(3, ge=1)
     """Steps from one to the next in which the loss without slots is computed, for losses that ask for it."""
     max_target_tokens: int = Field(64, ge=4)
+    repeat: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """How often a source's pairs stand among the examples, by name; once where it is not named."""
     english_share: float = Field(0.0, ge=0, le=1)
     """Share of examples whose input is English: the slots must carry general text too."""
     task_share: float = Field(0.1, ge=0, le=1)

@@ -329,3 +329,12 @@ def test_a_recipe_trains_on_them(raw_recipe: dict[str, Any], pairs_folder: Path,
     asked = Counter((e.task, e.instruction) for e in examples if e.task != "translate")
     assert set(asked) == {("title", TASKS["title"]), ("What is cold?", "What is cold?")}
     assert asked.total() == len(PAIRS)  # half of all
+
+
+def test_sources_of_which_there_is_little_stand_among_the_examples_more_than_once(raw_recipe: dict[str, Any]) -> None:
+    raw = {**raw_recipe, "stage_b": {**raw_recipe["stage_b"], "distilled": 0, "repeat": {"prose": 3}}}
+    recipe = validate(raw, "x")
+    pairs = [Pair("Water is cold.", "ទឹកត្រជាក់", "prose"), Pair("Open the file.", "បើកឯកសារ", "strings")]
+    decoder = load_decoder(raw["decoder"]["name"], dtype="float32")
+    examples = training_examples(recipe, decoder, pairs, None)
+    assert Counter(e.english for e in examples) == {"Water is cold.": 3, "Open the file.": 1}
