@@ -38,8 +38,8 @@ def ensure_folder(path: Path) -> Path:
     return path
 
 
-def atomic_write(path: Path, text: str) -> None:
-    """Write ``text`` to a file beside ``path`` and rename it into place.
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write text, or bytes as they are, to a file beside ``path`` and rename it into place.
 
     Raises:
         LlinkError: E112 when the folder cannot be written to, E113 when the disk is full.
@@ -47,7 +47,7 @@ def atomic_write(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         os.replace(draft, path)
     except OSError as error:
         raise write_error(path, error) from error

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from llink.adapter import read_manifest
 from llink.cli import main
 from llink.recipe import validate
+from llink.training.plot import read_log
 from llink.training.run import train
 
 # `llink` in a process of its own that kills itself, as the kernel would, as soon as a file appears.
@@ -186,8 +187,8 @@ def test_teacher_from_one_pass_is_the_teacher_of_training(
         recipe = validate({**raw_recipe, "teacher": {"layer": layer, "position": position}}, "x")
         train(recipe, stage="a", data=pairs_folder, out=tmp_path / f"run{layer}")
         name = f"layer-{'last' if layer < 0 else layer}-{position}-centred"
-        logs = [tmp_path / place / "metrics.jsonl" for place in (f"out/{name}", f"run{layer}")]
-        ours, straight = ([json.loads(line) for line in log.read_text().splitlines()] for log in logs)
+        logs = [tmp_path / place for place in (f"out/{name}", f"run{layer}")]
+        ours, straight = ([row for row in read_log(log) if row["stage"] != "load"] for log in logs)
         for one, other in zip(ours, straight, strict=True):
             assert {k: v for k, v in one.items() if k != "seconds"} == pytest.approx(
                 {k: v for k, v in other.items() if k != "seconds"}, abs=2e-3

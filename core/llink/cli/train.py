@@ -47,6 +47,12 @@ if TYPE_CHECKING:
     help="Train the baseline for as long, not for stage_b.examples.",
 )
 @click.option(
+    "--track",
+    multiple=True,
+    metavar="NAME",
+    help="Log to this tracker too: tensorboard, wandb, trackio or another that accelerate knows. Repeatable.",
+)
+@click.option(
     "--install/--no-install",
     default=None,
     help="Make the result the language's adapter for this pair.  [default: when it has none, or that of recipe smoke]",
@@ -61,6 +67,7 @@ def command(
     data: Path,
     baseline: str | None,
     minutes: float | None,
+    track: tuple[str, ...],
     install: bool | None,
 ) -> None:
     """Train the adapter of the language CODE."""
@@ -71,7 +78,9 @@ def command(
     from llink.cli.names import check_names, recipe_path
     from llink.plugins import language
     from llink.recipe import load_recipe
+    from llink.training.trackers import check
 
+    check(track)
     entry = language(code)
     path = recipe_path(recipe_name, entry)
     recipe = load_recipe(path, overrides)
@@ -88,12 +97,12 @@ def command(
     check_names(recipe)
 
     if baseline:
-        train_baseline(recipe, recipe_name, data, out, resume, minutes)
+        train_baseline(recipe, recipe_name, data, out, resume, minutes, track)
         return
 
     from llink.training.run import train
 
-    adapter = train(recipe, stage=stage, data=data, out=out, resume=resume)
+    adapter = train(recipe, stage=stage, data=data, out=out, resume=resume, track=track)
     same = f"--recipe {shlex.quote(recipe_name)} --data {shlex.quote(str(data))}"
     if stage == "a":
         again = "".join(f" --set {shlex.quote(item)}" for item in overrides)
@@ -118,12 +127,18 @@ def command(
 
 
 def train_baseline(
-    recipe: Recipe, recipe_name: str, data: Path, out: Path, resume: bool, minutes: float | None
+    recipe: Recipe,
+    recipe_name: str,
+    data: Path,
+    out: Path,
+    resume: bool,
+    minutes: float | None,
+    track: tuple[str, ...],
 ) -> None:
     """Train the baseline and say how an adapter is measured against it."""
     from llink.training.direct_lora import NAME, read_about, train
 
-    folder = train(recipe, data=data, out=out, resume=resume, minutes=minutes)
+    folder = train(recipe, data=data, out=out, resume=resume, minutes=minutes, track=track)
     about = read_about(folder)
     click.echo(f"Baseline: {folder}")
     click.echo(f"          {about['examples']} examples in {about['seconds']:.0f} s")

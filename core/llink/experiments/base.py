@@ -22,8 +22,8 @@ from llink.engine import Engine
 from llink.errors import LlinkError
 from llink.evaluation import evaluator
 from llink.evaluation.base import Result, Skip, Subject
-from llink.evaluation.plots import figure, png
 from llink.experiments import EXPERIMENTS
+from llink.figures import figure, png
 from llink.home import atomic_write, ensure_folder
 from llink.recipe import Recipe, validate
 from llink.training.run import Run
@@ -126,7 +126,9 @@ class Study:
         known = _read(path)
         if known.get("key") != key:
             print(f"{experiment.name}: {name}", flush=True)
-            rows = experiment.measure(self, self.base.beside(recipe, self.out / name))
+            run = self.base.beside(recipe, self.out / name)
+            with run.folder:
+                rows = experiment.measure(self, run)
             known = {"key": key, "rows": rows}
             atomic_write(path, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
         return list(known["rows"])

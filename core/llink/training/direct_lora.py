@@ -35,8 +35,10 @@ from llink.prompt import TASKS, build
 from llink.reading import in_batches
 from llink.recipe import Recipe, StageB
 from llink.scoring import answer_losses, embedded
+from llink.training import trackers
 from llink.training.checkpoints import Checkpoint
-from llink.training.run import append_row, claim, training_examples
+from llink.training.run import claim, training_examples
+from llink.training.run_folder import RunFolder
 from llink.training.stage_a import set_lr, warmup_cosine
 from llink.training.stage_b import Example, add_lora, keep_rng, task_batches
 
@@ -46,17 +48,27 @@ FINAL_DEV = 200
 """Pairs of each dev set that the loss is measured on at the end, as many as stage B takes."""
 
 
-def train(recipe: Recipe, *, data: Path, out: Path, resume: bool = False, minutes: float | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    *,
+    data: Path,
+    out: Path,
+    resume: bool = False,
+    minutes: float | None = None,
+    track: Sequence[str] = (),
+) -> Path:
     """Train the baseline of a recipe; returns the folder of its LoRA.
 
     Args:
         data: folder that the recipe's data paths are relative to.
-        out: run folder: ``recipe.yaml``, ``metrics.jsonl``, ``direct-lora/`` and, while training, ``checkpoints/``.
+        out: run folder: ``recipe.yaml``, ``metrics.jsonl``, ``train.png``, ``time_and_memory.json``, ``direct-lora/``
+            and, while training, ``checkpoints/``.
         resume: go on with the run in ``out``.
         minutes: how long to train, instead of ``stage_b.examples``; what an earlier run in ``out`` took counts.
+        track: trackers that get the log too, see ``llink.training.trackers``.
 
     Raises:
-        LlinkError: E404 when ``out`` holds another run, E402 when the loss is not finite.
+        LlinkError: E404 when ``out`` holds another run, E402 when the loss is not finite, E420 for a tracker.
     """
     language = plugins.language(recipe.language)
     claim(recipe, out, resume)
@@ -68,43 +80,47 @@ def train(recipe: Recipe, *, data: Path, out: Path, resume: bool = False, minute
     dev = {name: dev_pairs(recipe.data, data, name, language.normalise).rows for name in recipe.data.dev}
     first = {name: rows[: recipe.dev_examples] for name, rows in dev.items()}
     print(f"Training data: {pairs.summary()}", flush=True)
-    accelerator = Accelerator(cpu=recipe.device == "cpu")
-    device = str(accelerator.device) if recipe.device == "auto" else recipe.device
-    decoder = load_decoder(
-        recipe.decoder.name, device=device, dtype=None if recipe.dtype == "auto" else recipe.dtype,
-        **recipe.decoder.options,
-    )  # fmt: skip
-    with_english = recipe.stage_a.english_side or recipe.stage_b.english_share > 0
-    instructions, _ = read_instructions(recipe.data, data, language.normalise)
-    examples = training_examples(recipe, decoder, pairs.rows, english if with_english else None, instructions)
-    # English in, the same English out teaches slots; a decoder that reads the English itself would only copy.
-    examples = [example for example in examples if example.text != example.english]
-    torch.manual_seed(recipe.seed)
-    lora = add_lora(decoder, recipe.stage_b)
-    trained = train_direct_lora(
-        decoder,
-        lora,
-        examples,
-        recipe.stage_b,
-        seed=recipe.seed,
-        accelerator=accelerator,
-        seconds=None if minutes is None else 60 * minutes,
-        dev=lambda: {f"{name}.right": loss(decoder, rows) for name, rows in first.items() if rows},
-        every=recipe.checkpoint_every,
-        checkpoint=out / "checkpoints" / NAME,
-        log=lambda row: append_row(out / "metrics.jsonl", row),
-    )
-    losses = {name: {"right": loss(decoder, rows[:FINAL_DEV])} for name, rows in dev.items()}
-    about = {
-        "baseline": NAME,
-        "language": language.code,
-        "recipe": recipe.name,
-        "decoder": decoder.name,
-        "decoder_fingerprint": decoder.fingerprint,
-        **trained,
-        "usage": losses,
-    }
-    _save(folder, lora, about)
+    accelerator = Accelerator(cpu=recipe.device == "cpu", **trackers.options(track, out))
+    with RunFolder(out, accelerator, recipe.model_dump(mode="json")) as run:
+        device = str(accelerator.device) if recipe.device == "auto" else recipe.device
+        with run.timed("load"):
+            decoder = load_decoder(
+                recipe.decoder.name, device=device, dtype=None if recipe.dtype == "auto" else recipe.dtype,
+                **recipe.decoder.options,
+            )  # fmt: skip
+        with_english = recipe.stage_a.english_side or recipe.stage_b.english_share > 0
+        instructions, _ = read_instructions(recipe.data, data, language.normalise)
+        examples = training_examples(recipe, decoder, pairs.rows, english if with_english else None, instructions)
+        # English in, the same English out teaches slots; a decoder that reads the English itself would only copy.
+        examples = [example for example in examples if example.text != example.english]
+        torch.manual_seed(recipe.seed)
+        lora = add_lora(decoder, recipe.stage_b)
+        with run.timed(NAME):
+            trained = train_direct_lora(
+                decoder,
+                lora,
+                examples,
+                recipe.stage_b,
+                seed=recipe.seed,
+                accelerator=accelerator,
+                seconds=None if minutes is None else 60 * minutes,
+                dev=lambda: {f"{name}.right": loss(decoder, rows) for name, rows in first.items() if rows},
+                every=recipe.checkpoint_every,
+                checkpoint=out / "checkpoints" / NAME,
+                log=run.log,
+                seen=run.seen,
+            )
+        losses = {name: {"right": loss(decoder, rows[:FINAL_DEV])} for name, rows in dev.items()}
+        about = {
+            "baseline": NAME,
+            "language": language.code,
+            "recipe": recipe.name,
+            "decoder": decoder.name,
+            "decoder_fingerprint": decoder.fingerprint,
+            **trained,
+            "usage": losses,
+        }
+        _save(folder, lora, about)
     return folder
 
 
@@ -121,6 +137,7 @@ def train_direct_lora(
     every: int = 500,
     checkpoint: Path | None = None,
     log: Callable[[dict[str, Any]], None] = lambda _: None,
+    seen: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, float]:
     """Train the LoRA in place; only target tokens count in the loss. Returns ``examples`` seen and ``seconds`` taken.
 
@@ -159,7 +176,8 @@ def train_direct_lora(
             here, whole = (step, steps) if seconds is None else (math.floor(1000 * share), 1000)
             set_lr(optimizer, config.lr_lora * warmup_cosine(here, whole, config.warmup))
             answers = [targets[i] for i in rows]
-            nats, _ = answer_losses(decoder, _prompts(decoder, [examples[i] for i in rows]), answers)
+            prompts = _prompts(decoder, [examples[i] for i in rows])
+            nats, _ = answer_losses(decoder, prompts, answers)
             value = nats.sum() / sum(map(len, answers))
             if not torch.isfinite(value):
                 raise LlinkError("E402", f"Direct LoRA: the loss is {value.item()} at step {step}.",
@@ -168,6 +186,7 @@ def train_direct_lora(
             accelerator.clip_grad_norm_(trainable, config.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            seen(len(rows), sum(map(len, prompts)) + sum(map(len, answers)))
             if step % 20 == 0:
                 log({"stage": NAME, "step": step, "examples": (step + 1) * config.batch, "loss": value.item()})
             if (step + 1) % every == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from llink.progress import track
 from llink.projectors import build_projector
 from llink.recipe import Injection, Recipe
 from llink.training.features import BATCH_TOKENS, FeatureCache, token_batches
+from llink.training.machine import peak_memory
 from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b, with_values
 from llink.training.warm_start import train_warm_start
 
@@ -220,7 +220,7 @@ def estimate(
         bytes={
             "weights": weights,
             "trained": TRAINED_BYTES * trial.trained(),
-            "peak": _peak(accelerator.device),
+            "peak": peak_memory(accelerator.device),
             # bfloat16 states and pooled vector, 16 bytes of key and 8 of offset.
             "cache": round((tokens + texts) * encoder.hidden_size * 2 + texts * 24),
         },
@@ -250,14 +250,3 @@ def _tokens(encoder: Encoder, cache: FeatureCache, texts: Sequence[str]) -> tupl
 def _bytes(module: Any) -> int:
     """Bytes of a module's parameters, 0 for what is none."""
     return sum(p.numel() * p.element_size() for p in module.parameters()) if isinstance(module, torch.nn.Module) else 0
-
-
-def _peak(device: torch.device) -> int:
-    """The most memory this process has had: of the GPU, else of the machine; 0 where it cannot be told."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,13 +25,16 @@ from llink.bridge import Bridge
 from llink.data.instruct import Instruction, distil, read_instructions
 from llink.data.pairs import Pair, Pairs, dev_pairs, english_text, training_pairs
 from llink.errors import LlinkError
-from llink.evaluation.ranks import both_directions
+from llink.evaluation.ranks import both_directions, retrieval_metrics
 from llink.home import atomic_write, home
 from llink.interfaces import Decoder, Encoder, Language
 from llink.models import load_decoder, load_encoder
+from llink.projectors.mlp import MLPProjector
 from llink.recipe import Injection, Recipe, load_recipe
+from llink.training import trackers
 from llink.training.features import FeatureCache, Features, MatchedMeans, Vectors
 from llink.training.objective import check_losses
+from llink.training.run_folder import RunFolder
 from llink.training.stage_a import AlignmentData, train_stage_a
 from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b, with_values
 from llink.training.teacher import TeacherEncoder
@@ -43,32 +43,37 @@ from llink.training.warm_start import train_warm_start
 CANDIDATES = 1024
 
 
-def train(recipe: Recipe, *, stage: str, data: Path, out: Path, resume: bool = False) -> Path:
+def train(
+    recipe: Recipe, *, stage: str, data: Path, out: Path, resume: bool = False, track: Sequence[str] = ()
+) -> Path:
     """Run one stage, or all that the recipe has; returns the adapter folder (stage A alone: the run folder).
 
     Args:
         stage: ``a``, ``b``, ``c`` (each takes up the result of the one before in ``out``) or ``all``.
         data: folder that the recipe's data paths are relative to.
-        out: run folder: ``recipe.yaml``, ``metrics.jsonl``, ``stage_a.safetensors``, ``warm_start.safetensors``,
-            ``adapter/``, after stage C ``adapter_c/`` and, while training, ``checkpoints/``.
+        out: run folder: ``recipe.yaml``, ``metrics.jsonl``, ``train.png``, ``time_and_memory.json``,
+            ``stage_a.safetensors``, ``warm_start.safetensors``, ``adapter/``, after stage C ``adapter_c/`` and, while
+            training, ``checkpoints/``.
         resume: go on with the run in ``out``.
+        track: trackers that get the log too, see ``llink.training.trackers``.
 
     Raises:
         LlinkError: E404 when ``out`` holds another run, E405 for a stage without the one before, E409 for a stage C
-            that the recipe has off.
+            that the recipe has off, E420 for a tracker.
     """
     if stage == "c" and not recipe.stage_c.examples:
         raise LlinkError("E409", f"Stage C is off in recipe '{recipe.name}'.", "Try --set stage_c.examples=2000.")
-    run = Run.open(recipe, data, out, resume)
-    if stage in ("a", "all"):
-        run.stage_a()
-    if stage == "a":
-        return out
-    if stage != "c":
-        adapter = run.stage_b()
-        if stage == "b" or not recipe.stage_c.examples:
-            return adapter
-    return run.stage_c()
+    run = Run.open(recipe, data, out, resume, track)
+    with run.folder:
+        if stage in ("a", "all"):
+            run.stage_a()
+        if stage == "a":
+            return out
+        if stage != "c":
+            adapter = run.stage_b()
+            if stage == "b" or not recipe.stage_c.examples:
+                return adapter
+        return run.stage_c()
 
 
 @dataclass
@@ -86,12 +91,13 @@ class Run:
     instructions: list[Instruction]
     dev: dict[str, list[Pair]]
     accelerator: Accelerator
+    folder: RunFolder
     parent: tuple[Path, Manifest] | None = None
     """The adapter that ``init_from`` names."""
     metrics: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, recipe: Recipe, data: Path, out: Path, resume: bool) -> Run:
+    def open(cls, recipe: Recipe, data: Path, out: Path, resume: bool, track: Sequence[str] = ()) -> Run:
         """Load everything a run needs; the folder is claimed first, so that a mistake there costs no time."""
         language = plugins.language(recipe.language)
         check_losses(recipe)
@@ -103,15 +109,29 @@ class Run:
             name: dev_pairs(recipe.data, data, name, language.normalise).rows[:CANDIDATES] for name in recipe.data.dev
         }
         print(f"Training data: {pairs.summary()}" + (f"; {about}" if instructions else ""), flush=True)
-        accelerator = Accelerator(cpu=recipe.device == "cpu")
+        accelerator = Accelerator(cpu=recipe.device == "cpu", **trackers.options(track, out))
+        folder = RunFolder(out, accelerator, recipe.model_dump(mode="json"))
         device = str(accelerator.device) if recipe.device == "auto" else recipe.device
         dtype = None if recipe.dtype == "auto" else recipe.dtype
-        encoder = load_encoder(recipe.encoder.name, device=device, dtype=dtype, **recipe.encoder.options)
-        decoder = load_decoder(recipe.decoder.name, device=device, dtype=dtype, **recipe.decoder.options)
+        with folder.timed("load"):
+            encoder = load_encoder(recipe.encoder.name, device=device, dtype=dtype, **recipe.encoder.options)
+            decoder = load_decoder(recipe.decoder.name, device=device, dtype=dtype, **recipe.decoder.options)
         cache = FeatureCache(home() / "features", encoder)
         parent = _parent(recipe, encoder, decoder) if recipe.init_from else None
         return cls(
-            recipe, out, language, encoder, decoder, cache, pairs, english, instructions, dev, accelerator, parent
+            recipe,
+            out,
+            language,
+            encoder,
+            decoder,
+            cache,
+            pairs,
+            english,
+            instructions,
+            dev,
+            accelerator,
+            folder,
+            parent,
         )
 
     def beside(self, recipe: Recipe, out: Path) -> Run:
@@ -124,11 +144,8 @@ class Run:
             LlinkError: E404 when ``out`` holds another run.
         """
         claim(recipe, out, resume=True)
-        return replace(self, recipe=recipe, out=out, metrics={})
-
-    def log(self, row: dict[str, Any]) -> None:
-        """Append to ``metrics.jsonl``."""
-        append_row(self.out / "metrics.jsonl", row)
+        folder = RunFolder(out, self.accelerator, recipe.model_dump(mode="json"))
+        return replace(self, recipe=recipe, out=out, folder=folder, metrics={})
 
     def bridge(self) -> Bridge:
         """The bridge that training starts with: fresh, or that of the adapter named by ``init_from``."""
@@ -149,7 +166,7 @@ class Run:
 
     def encode(self) -> None:
         """Run the frozen encoder once over every text that is not in the cache yet."""
-        with self._timed("encode"):
+        with self.folder.timed("encode"):
             self.cache.ensure([p.foreign for p in self.pairs.rows], f"Encoding {self.language.name}")
             self.cache.ensure([p.foreign for rows in self.dev.values() for p in rows], "Encoding dev sets")
             english = [p.english for p in self.pairs.rows] if self._english_side else []
@@ -175,7 +192,7 @@ class Run:
         if done.exists():
             return
         self.encode()
-        with self._timed("stage_a"):
+        with self.folder.timed("stage_a"):
             bridge = self.bridge()
             projector = bridge.projector
             inputs, teachers, groups = self._alignment()
@@ -190,9 +207,11 @@ class Run:
                 self.recipe.stage_a,
                 seed=self.recipe.seed,
                 accelerator=self.accelerator,
+                dev=lambda: self._dev_ranks(projector),
                 checkpoint=self.out / "checkpoints" / "stage_a",
                 checkpoint_every=self.recipe.checkpoint_every,
-                log=self.log,
+                log=self.folder.log,
+                seen=self.folder.seen,
             )
         self._tell("a", self.retrieval(bridge))
         _save(projector.state_dict(), done)
@@ -200,7 +219,7 @@ class Run:
     def _tell(self, stage: str, retrieval: dict[str, dict[str, float]], when: str = "") -> None:
         """Log and print the retrieval of each dev set, in stage C ``before`` and ``after`` it."""
         for name, metrics in retrieval.items():
-            self.log({"stage": stage, "dev": name, **({"when": when} if when else {}), **metrics})
+            self.folder.log({"stage": stage, "dev": name, **({"when": when} if when else {}), **metrics})
             print(f"{' '.join(['Stage', stage.upper(), when]).strip()}, {name}: R@1 {metrics['r1']:.3f}, "
                   f"R@5 {metrics['r5']:.3f}, MRR {metrics['mrr']:.3f} of {len(self.dev[name])}", flush=True)  # fmt: skip
 
@@ -230,13 +249,28 @@ class Run:
     @torch.inference_mode()
     def retrieval(self, bridge: Bridge) -> dict[str, dict[str, float]]:
         """Retrieval metrics of each dev set, both directions."""
-        results = {}
-        device = bridge.reserved.device
-        for name, rows in self.dev.items():
-            aligned = bridge.projector(self.cache.pooled([p.foreign for p in rows]).to(device)).cpu()
-            teachers = self.teachers([p.english for p in rows]) - bridge.projector.teacher_mean.cpu()
-            results[name] = both_directions(aligned, teachers)
-        return results
+        return {name: both_directions(*found) for name, found in self._dev_aligned(bridge.projector).items()}
+
+    @torch.inference_mode()
+    def _dev_ranks(self, projector: MLPProjector) -> dict[str, float]:
+        """R@1 of each dev set, as ``<dev>.r1``, while the projector is trained."""
+        return {f"{name}.r1": retrieval_metrics(*found)["r1"] for name, found in self._dev_aligned(projector).items()}
+
+    def _dev_aligned(self, projector: MLPProjector) -> dict[str, tuple[Tensor, Tensor]]:
+        """pF and centred hE of each dev set, on the CPU."""
+        device, mean = projector.teacher_mean.device, projector.teacher_mean.cpu()
+        return {
+            name: (projector(pooled.to(device)).cpu(), teachers - mean)
+            for name, (pooled, teachers) in self._dev_vectors.items()
+        }
+
+    @cached_property
+    def _dev_vectors(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """zF and hE of each dev set."""
+        return {
+            name: (self.cache.pooled([p.foreign for p in rows]), self.teachers([p.english for p in rows]))
+            for name, rows in self.dev.items()
+        }
 
     def stage_b(self) -> Path:
         """Warm-start the injector, train it with LoRA on the frozen decoder, write the adapter."""
@@ -275,14 +309,14 @@ class Run:
             start: an adapter that has the LoRA to start from; None for a fresh one.
         """
         config: Injection = self.recipe.stage_c if stage == "c" else self.recipe.stage_b
-        with self._timed("distil"):
+        with self.folder.timed("distil"):
             examples = self.examples(config)
         torch.manual_seed(self.recipe.seed)
         lora = add_lora(self.decoder, self.recipe.stage_b)
         if start:
             weights = lora_weights(start, self.decoder, lora.peft_config["default"])
             set_peft_model_state_dict(lora, weights)
-        with self._timed(f"stage_{stage}"):
+        with self.folder.timed(f"stage_{stage}"):
             train_stage_b(
                 bridge,
                 self.decoder,
@@ -298,7 +332,8 @@ class Run:
                 dev=lambda: self.losses(bridge) | (self._found(bridge) if stage == "c" else {}),
                 every=self.recipe.checkpoint_every,
                 checkpoint=self.out / "checkpoints" / f"stage_{stage}",
-                log=self.log,
+                log=self.folder.log,
+                seen=self.folder.seen,
             )
         # The teacher is the frozen decoder: where its states are not in the cache yet, the LoRA must be off.
         with lora.disable_adapter():
@@ -329,11 +364,11 @@ class Run:
             texts = [(p.foreign, p.english) for p in self.pairs.rows]
             if self._english_side:
                 texts += [(text, text) for text in dict.fromkeys([p.english for p in self.pairs.rows] + self.english)]
-            with self._timed("warm_start"):
+            with self.folder.timed("warm_start"):
                 train_warm_start(
                     bridge, self.decoder, self.features, texts, self.recipe.warm_start, seed=self.recipe.seed,
                     accelerator=self.accelerator, checkpoint=self.out / "checkpoints" / "warm_start",
-                    checkpoint_every=self.recipe.checkpoint_every, log=self.log,
+                    checkpoint_every=self.recipe.checkpoint_every, log=self.folder.log, seen=self.folder.seen,
                 )  # fmt: skip
             _save(bridge.state_dict(), done)
         if done.exists():
@@ -398,15 +433,6 @@ class Run:
             "init_from": init_from,
         }
 
-    @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        """Log how long a part took; minutes of an interrupted run count towards the run that did them."""
-        start = time.monotonic()
-        yield
-        seconds = round(time.monotonic() - start, 1)
-        self.log({"stage": part, "seconds": seconds})
-        print(f"{part}: {seconds:.0f} s", flush=True)
-
 
 def training_examples(
     recipe: Recipe,
@@ -454,14 +480,6 @@ def instruction_sources(rows: Sequence[Instruction]) -> dict[str, dict[str, Any]
     return {name: {"examples": count, "licence": licence} for (name, licence), count in counts.most_common()}
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append a row to a log of JSON lines, numbers rounded; a line that a kill cut off is closed first."""
-    with path.open("a", encoding="utf-8") as lines:
-        if lines.tell() and not _ends_line(path):
-            lines.write("\n")
-        lines.write(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
-
-
 def _parent(recipe: Recipe, encoder: Encoder, decoder: Decoder) -> tuple[Path, Manifest]:
     """The adapter that a recipe starts from, checked; a path where ``init_from`` has one, else a language's own."""
     name = str(recipe.init_from)
@@ -472,12 +490,6 @@ def _parent(recipe: Recipe, encoder: Encoder, decoder: Decoder) -> tuple[Path, M
     manifest = read_manifest(folder)
     check(folder, manifest, encoder, decoder)
     return folder, manifest
-
-
-def _ends_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
 
 
 def claim(recipe: Recipe, out: Path, resume: bool) -> None:

@@ -41,16 +41,20 @@ def train_stage_a(
     *,
     seed: int,
     accelerator: Accelerator,
+    dev: Callable[[], dict[str, float]] = dict,
     checkpoint: Path | None = None,
     checkpoint_every: int = 500,
     log: Callable[[dict[str, Any]], None] = lambda _: None,
+    seen: Callable[[int], None] = lambda _: None,
 ) -> MLPProjector:
     """Train in place and return ``projector``.
 
     Args:
         seed: fixes batch order and dropout.
+        dev: called every ``checkpoint_every`` steps and at the end, the projector in evaluation mode.
         checkpoint: folder; training goes on from it where it holds a state.
-        log: gets ``{"step", "loss", "temperature"}`` and every loss by name every 100 steps.
+        log: gets ``{"step", "loss", "temperature"}`` and every loss by name every 100 steps, and what ``dev`` measures.
+        seen: gets how many examples each step took.
 
     Raises:
         LlinkError: E402 when the loss is not finite, E408 when a loss of a plugin cannot be had.
@@ -90,12 +94,18 @@ def train_stage_a(
             optimizer.zero_grad(set_to_none=True)
             queue.push(teacher, groups)
             bar(1)
+            seen(len(rows))
             if step % 100 == 0 or step == steps - 1:
                 log({**{name: term.item() for name, term in terms.items()},
                      "stage": "a", "step": step, "loss": loss.item(), "temperature": temperature})  # fmt: skip
             if checkpoint and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
                 state.tensors = queue.state
                 state.save(checkpoint, step + 1)
+            if (step + 1) % checkpoint_every == 0 or step == steps - 1:
+                projector.eval()
+                if measured := dev():
+                    log({"stage": "a", "step": step, **measured})
+                projector.train()
     return projector.eval()
 
 

@@ -82,6 +82,7 @@ def train_stage_b(
     every: int = 500,
     checkpoint: Path | None = None,
     log: Callable[[dict[str, Any]], None] = lambda _: None,
+    seen: Callable[[int, int], None] = lambda *_: None,
 ) -> None:
     """Train injector and LoRA in place, and the projector where it has a learning rate.
 
@@ -90,7 +91,9 @@ def train_stage_b(
         examples: drawn in an order that is new every pass, batches of one task and of like length.
         verbatim: the verbatim channel, of the examples that have values.
         dev: called every ``every`` steps and at the end; its numbers are plain cross-entropies.
-        log: gets the cross-entropy and every other loss by name every 20 steps.
+        log: gets the cross-entropy, every other loss by name and the injector's scale and gate, as ``injector.<name>``,
+            every 20 steps.
+        seen: gets how many examples each step took, and their tokens: prompts, slots included, and targets.
 
     Raises:
         LlinkError: E402 when the loss is not finite, E408 when a loss of a plugin cannot be had.
@@ -143,8 +146,10 @@ def train_stage_b(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             bar(1)
+            seen(len(rows), sum(len(p.ids) + len(target) + 1 for p, target in zip(prompts, wanted, strict=True)))
             if step % 20 == 0 or step == steps - 1:
                 log({**{name: term.item() for name, term in terms.items()},
+                     **{f"injector.{name}": p.item() for name, p in bridge.injector.named_parameters() if p.numel() == 1},
                      "stage": stage, "step": step, "examples": (step + 1) * config.batch, "loss": right.item()})  # fmt: skip
             if (step + 1) % every == 0 and step + 1 < steps:
                 if checkpoint:

@@ -96,12 +96,14 @@ def train_warm_start(
     checkpoint: Path | None = None,
     checkpoint_every: int = 200,
     log: Callable[[dict[str, Any]], None] = lambda _: None,
+    seen: Callable[[int], None] = lambda _: None,
 ) -> Bridge:
     """Train the injector in place; the projector stays as stage A left it.
 
     Args:
         examples: (text the encoder reads, English it stands for).
         log: gets the sum and every loss by name every 50 steps.
+        seen: gets how many examples each step took.
 
     Raises:
         LlinkError: E402 when the loss is not finite, E408 when a loss of a plugin cannot be had.
@@ -135,6 +137,7 @@ def train_warm_start(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             bar(1)
+            seen(len(rows))
             if step % 50 == 0 or step == steps - 1:
                 log({**{name: term.item() for name, term in terms.items()},
                      "stage": "warm_start", "step": step, "loss": loss.item()})  # fmt: skip
