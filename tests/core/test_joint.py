@@ -52,7 +52,8 @@ def test_goes_on_after_stage_b(raw: dict[str, Any], after_b: Path, pairs_folder:
     before, after = ([row for row in rows if row.get("when") == when] for when in ("before", "after"))
     assert [row["dev"] for row in before] == [row["dev"] for row in after] == ["dev"]
     [stage_a] = [row for row in rows_of(after_b, "a") if "dev" in row]
-    assert before[0]["mrr"] == pytest.approx(stage_a["mrr"], abs=1e-4)
+    # An adapter is bfloat16 on disk, so that two neighbours of an untrained encoder may change places: 1 -> 1/2, of 6.
+    assert before[0]["mrr"] == pytest.approx(stage_a["mrr"], abs=1 / 12 + 1e-4)
     steps = [row for row in rows if "loss" in row]
     assert {"self_distillation_kl", "cosine"} <= set(steps[0])
     assert "bag_of_words" not in steps[0]
