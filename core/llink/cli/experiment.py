@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     default=48,
     show_default=True,
     metavar="N",
-    help="Pairs of each dev set that answers are asked about.",
+    help="Pairs of each dev set that stage B is measured on, drawn with the recipe's seed.",
 )
 @click.option(
     "--values",

@@ -18,6 +18,8 @@ LOW = 0.20
 """R@1 under which the paper says: check initialisation and queue."""
 NAMES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "mrr": "MRR", "mean_rank": "mean rank"}
 DIRECTIONS = {"to English": "", "from English": "back_"}
+FIRST = 1024
+"""Training pairs that the health is measured on."""
 BARE, ALIGNED = "bare encoder", "stage A"
 
 
@@ -56,7 +58,7 @@ class AlignmentProbe(Experiment):
             f"InfoNCE went from {found['first InfoNCE']:.2f} to {found['last InfoNCE']:.2f} in {found['updates']} updates; "
             f"the median deviation of an input is {found['input deviation']:.2g}; the teachers share "
             f"{found['teachers in common']:.0%} of their length and the projected texts {found['projections in common']:.0%}; "
-            f"the queue holds {found['queue']:.0%} of the English texts."
+            f"each text is told from {found['negatives']} others, of batch and queue."
         ]
         if not low:
             return notes, []
@@ -80,11 +82,10 @@ def health(run: Run) -> dict[str, float]:
     rows = [json.loads(line) for line in (run.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [row for row in rows if row.get("stage") == "a" and "info_nce" in row]
     projector = run.aligned().projector
-    english = list(dict.fromkeys(p.english for p in run.pairs.rows))
-    distinct = set(english) | (set(run.english) if run.recipe.stage_a.english_side else set())
-    teachers = run.teachers(english) - projector.teacher_mean
+    first = run.pairs.rows[:FIRST]
+    teachers = run.teachers([p.english for p in first]) - projector.teacher_mean
     with torch.inference_mode():
-        projected = projector(run.cache.pooled([p.foreign for p in run.pairs.rows[:1024]]))
+        projected = projector(run.cache.pooled([p.foreign for p in first]))
     return {
         "first InfoNCE": steps[0]["info_nce"],
         "last InfoNCE": steps[-1]["info_nce"],
@@ -92,7 +93,7 @@ def health(run: Run) -> dict[str, float]:
         "input deviation": float(projector.input_std.median()),
         "teachers in common": in_common(teachers),
         "projections in common": in_common(projected),
-        "queue": min(run.recipe.stage_a.queue / len(distinct), 1.0),
+        "negatives": run.recipe.stage_a.batch - 1 + min(run.recipe.stage_a.queue, run.recipe.stage_a.hardest),
     }
 
 
@@ -112,10 +113,8 @@ def signs(found: dict[str, float]) -> list[str]:
         wrong.append("the teachers are not centred (teacher.centre=true)")
     if found["projections in common"] > 0.9:
         wrong.append("the projector puts all texts in one place (lower stage_a.lr)")
-    if found["queue"] > 0.5:
-        wrong.append(
-            "the queue holds most of the texts, so that a text's own teacher is among its negatives (lower stage_a.queue)"
-        )
+    if found["negatives"] < 64:
+        wrong.append("a text has too few to be told from (raise stage_a.batch, stage_a.queue or stage_a.hardest)")
     if found["updates"] < 300:
         wrong.append(f"{found['updates']:.0f} updates are few (raise stage_a.epochs)")
     return wrong

@@ -28,7 +28,7 @@ from llink.home import atomic_write, ensure_folder
 from llink.recipe import Recipe, validate
 from llink.training.run import Run
 
-SHARED, RESULT = "shared", "result.json"
+SHARED, ABOUT, RESULT = "shared", "experiment.json", "result.json"
 Row = dict[str, Any]
 """A line of the table, by the names of its columns."""
 Changes = dict[str, Any]
@@ -73,7 +73,7 @@ class Study:
         recipe: what all variants have in common; ``data`` is the folder that its paths are relative to.
         out: ``shared/`` and one run folder a variant, ``table.md``, ``table.json`` and ``plot.png``.
         values: what is tried in place of the experiment's own values.
-        sample: how many pairs of each dev set answers are asked about.
+        sample: how many pairs of each dev set stage B is measured on.
     """
 
     recipe: Recipe
@@ -87,17 +87,42 @@ class Study:
         """Models, data and features, loaded once; its own folder holds what the variants have in common."""
         return Run.open(self.recipe, self.data, self.out / SHARED, resume=True)
 
-    def share(self, run: Run, *names: str) -> None:
-        """Give a variant files of the common run, unless it has its own."""
-        for name in names:
+    def claim(self, experiment: Experiment) -> None:
+        """Make the folder, or take up the one that is there if it is of the same experiment, recipe and sample.
+
+        Raises:
+            LlinkError: E404 where it is of another, E112/E113 when it cannot be written.
+        """
+        ensure_folder(self.out)
+        about = {
+            "experiment": experiment.name, "sample": self.sample, "recipe": self.recipe.model_dump(mode="json")
+        }  # fmt: skip
+        known = _read(self.out / ABOUT)
+        if not known:
+            _write(self.out / ABOUT, about)
+        elif known != about:
+            [*differs] = (key for key, value in about.items() if known.get(key) != value)
+            raise LlinkError(
+                "E404", f"{self.out} holds an experiment with another {' and '.join(differs)}.", "Choose another --out."
+            )
+
+    def stage_b(self, run: Run, *shared: str) -> Path:
+        """Stage B of a variant from these files of the common run, measured on the sample; its adapter."""
+        for name in shared:
             source, target = self.base.out / name, run.out / name
             if source.exists() and not target.exists():
                 draft = target.with_name(f".{name}-{os.getpid()}")
                 shutil.copyfile(source, draft)
                 os.replace(draft, target)
+        run.dev = {dev: self.sampled(rows) for dev, rows in run.dev.items()}
+        return run.stage_b()
 
-    def ask(self, run: Run, adapter: Path, suites: Sequence[str]) -> dict[str, dict[str, Result]]:
-        """Dev set -> suite -> what it finds on the sample; a suite that cannot be measured here is left out."""
+    def ask(self, run: Run, adapter: Path, suites: Mapping[str, int | None]) -> dict[str, dict[str, Result]]:
+        """Dev set -> suite -> what it finds; a suite that cannot be measured here is left out.
+
+        Args:
+            suites: names, each with how many pairs of the sample it sees; None for all.
+        """
         names = (run.recipe.encoder.name, run.recipe.decoder.name)
         engine = Engine(run.decoder, run.encoder, device=str(run.decoder.embedding_matrix().device))
         found: dict[str, dict[str, Result]] = {}
@@ -106,9 +131,9 @@ class Study:
             subject = Subject(engine, run.language, run.cache, names, self.sample, run.recipe.seed)
             for dev, rows in run.dev.items():
                 found[dev] = {}
-                for suite in suites:
+                for suite, few in suites.items():
                     try:
-                        found[dev][suite] = evaluator(suite)(subject, self.sampled(rows))
+                        found[dev][suite] = evaluator(suite)(subject, self.sampled(rows)[:few])
                     except Skip as reason:
                         print(f"{suite}, {dev}: skipped, {reason}", flush=True)
         finally:
@@ -120,17 +145,15 @@ class Study:
         return random.Random(self.recipe.seed).sample(rows, min(self.sample, len(rows)))
 
     def result(self, experiment: Experiment, name: str, changes: Changes) -> list[Row]:
-        """The rows of one variant: kept ones where they are of the same recipe and sample, else trained and measured."""
-        recipe, path = changed(self.recipe, changes), self.out / name / RESULT
-        key = {"recipe": recipe.model_dump(mode="json"), "sample": self.sample}
+        """The rows of one variant: kept ones, else it is trained and measured."""
+        path = self.out / name / RESULT
         known = _read(path)
-        if known.get("key") != key:
+        if "rows" not in known:
             print(f"{experiment.name}: {name}", flush=True)
-            run = self.base.beside(recipe, self.out / name)
+            run = self.base.beside(changed(self.recipe, changes), self.out / name)
             with run.folder:
-                rows = experiment.measure(self, run)
-            known = {"key": key, "rows": rows}
-            atomic_write(path, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+                known = {"rows": experiment.measure(self, run)}
+            _write(path, known)
         return list(known["rows"])
 
 
@@ -138,10 +161,10 @@ def conduct(experiment: Experiment, study: Study) -> Table:
     """Run every variant that is not there yet; write the table and the plot into ``study.out``.
 
     Raises:
-        LlinkError: E202 for a value that the recipe refuses, E404 when the folder holds the experiment with another
-            recipe, E112/E113 when it cannot be written, and those of training.
+        LlinkError: E202 for a value that the recipe refuses, E404 when the folder holds another experiment, E112/E113
+            when it cannot be written, and those of training.
     """
-    ensure_folder(study.out)
+    study.claim(experiment)
     variants = experiment.variants(study)
     for changes in variants.values():
         changed(study.recipe, changes)
@@ -153,7 +176,7 @@ def conduct(experiment: Experiment, study: Study) -> Table:
     }  # fmt: skip
     table = Table(about, experiment.columns(study.recipe), rows, notes, warnings)
     atomic_write(study.out / "table.md", table.markdown())
-    atomic_write(study.out / "table.json", json.dumps(table.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    _write(study.out / "table.json", table.as_dict())
     try:
         canvas = figure(11, 3.4)
     except LlinkError as error:
@@ -219,3 +242,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    atomic_write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -34,10 +34,9 @@ class UsageAblation(Experiment):
     def measure(self, study: Study, run: Run) -> list[Row]:
         study.base.stage_a()
         study.base.warm_start()
-        study.share(run, "stage_a.safetensors", "warm_start.safetensors")
-        adapter = run.stage_b()
+        adapter = study.stage_b(run, "stage_a.safetensors", "warm_start.safetensors")
         usage = read_manifest(adapter).metrics["usage"]
-        asked = study.ask(run, adapter, ("translate", "english"))
+        asked = study.ask(run, adapter, {"translate": None, "english": None})
         return [
             {
                 "weight": run.recipe.stage_b.losses["usage_contrast"], "dev set": dev, "right slots": usage[dev]["right"],
