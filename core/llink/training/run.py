@@ -451,7 +451,9 @@ def training_examples(
     """
     config, pick = config or recipe.stage_b, random.Random(recipe.seed)
     examples = [
-        Example(p.foreign, "translate", p.english, p.english) for p in pairs for _ in range(config.repeat.get(p.source, 1))
+        Example(p.foreign, "translate", p.english, p.english)
+        for p in pairs
+        for _ in range(config.repeat.get(p.source, 1))
     ]
     pool = [] if english is None else list(dict.fromkeys([p.english for p in pairs] + english))
     count = round(len(examples) * config.english_share / max(1 - config.english_share, 0.01))
