@@ -219,6 +219,8 @@ def test_from_the_command_line(raw_recipe: dict[str, Any], tmp_path: Path) -> No
     assert "on 1 x l4 (NVIDIA L4: 30.3 TFLOP/s in float32, 24.0 GB)" in shown
     for word in ("encoder", "LoRA", "self-distillation", "stage B", "together", "largest batch", "not a measurement"):
         assert word in shown
+    assert "--set dtype=float32" not in shown
+    assert "t4 does not compute in bfloat16: train with --set dtype=float32" in run("km/paper", "--device", "t4").stdout
     found = json.loads(run(str(path), "--json", "--set", "dtype=bfloat16", "--peak", "100", "--memory", "1").stdout)
     assert (found["dtype"], found["device"]["bf16"], found["device"]["memory"]) == ("bfloat16", 1e14, 1e9)
     assert found["seconds"] == pytest.approx(sum(part["seconds"] for part in found["parts"]))

@@ -57,6 +57,10 @@ def command(
         click.echo(json.dumps(sizing.as_json(found), indent=2))
         return
     click.echo(text(found, recipe, (loaded.encoder.name, loaded.decoder.name)))
+    if loaded.dtype not in ("auto", found.dtype):
+        click.echo(
+            f"{where.name} does not compute in {loaded.dtype}: train with --set dtype={found.dtype}, as estimated here."
+        )
 
 
 def text(found: Sizing, title: str, models: tuple[str, str]) -> str:

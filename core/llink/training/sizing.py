@@ -31,6 +31,8 @@ from llink.bridge import Bridge
 from llink.errors import LlinkError, unknown_name
 from llink.interfaces import ATTENTION_AND_MLP
 from llink.recipe import ModelChoice, Recipe
+from llink.training.estimate import FINAL_DEV, TRAINED_BYTES
+from llink.training.features import BATCH_TOKENS
 from llink.training.stage_b import add_lora
 
 MFU = 0.35
@@ -42,13 +44,10 @@ KERNELS = 3
 GENERATED = 32
 """Tokens of a self-distilled answer; an assumption."""
 DISTIL_BATCH = 16
-TRAINED_BYTES = 16
-"""A trained number, its gradient and AdamW's two moments, all float32."""
 LOGIT_BYTES = 12
 """Of one logit in the loss, beside the logit itself: as float32, its log-softmax, its gradient."""
 CONTEXT = 1.0e9
 """CUDA's own memory and what its allocator leaves unused; an assumption."""
-FINAL_DEV = 200
 
 
 @dataclass(frozen=True)
@@ -405,14 +404,19 @@ class Plan:
         found = [
             part(
                 "encoding",
-                math.ceil(self.inputs * self.lengths.foreign / 2048),
+                math.ceil(self.inputs * self.lengths.foreign / BATCH_TOKENS),
                 self.encode_flops(),
                 self.encoder.leaves,
             )
         ]
         if flops := self.teacher_flops():
             found.append(
-                part("teacher states", math.ceil(self.pairs * self.lengths.english / 2048), flops, self.bare.leaves)
+                part(
+                    "teacher states",
+                    math.ceil(self.pairs * self.lengths.english / BATCH_TOKENS),
+                    flops,
+                    self.bare.leaves,
+                )
             )
         steps = max(1, epochs(recipe.stage_a.epochs, recipe.stage_a.batch))
         # Losses, clipping and AdamW are some forty kernels more.
