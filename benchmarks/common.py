@@ -111,20 +111,35 @@ def figure(name: str, size: tuple[float, float] = (6.4, 3.6), panels: int = 1) -
 
 
 def report(
-    name: str, docs: Path, fig: Any, header: Sequence[str], rows: Sequence[Sequence[Any]], notes: Sequence[str]
+    name: str,
+    docs: Path,
+    fig: Any,
+    header: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    notes: Sequence[str],
+    where: str | None = None,
 ) -> None:
-    """Print the table, and put it and the figure into the docs between the benchmark's marks."""
+    """Print the table, and put it and the figure into the docs between the benchmark's marks.
+
+    Args:
+        fig: None for a benchmark that draws none.
+        where: the last line; None for the default decoder on this machine.
+    """
     cells = [[str(cell) for cell in row] for row in (header, ["---"] * len(header), *rows)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
-    decoder = load_registry().default.decoder
-    where = f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}, {decoder}."
-    text = "\n\n".join([table, *filter(None, notes), f"Measured on {where}"])
+    if where is None:
+        decoder = load_registry().default.decoder
+        where = f"Measured on {os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}, {decoder}."
+    text = "\n\n".join([table, *filter(None, notes), where])
     print(text)
-    (docs / "benchmarks").mkdir(parents=True, exist_ok=True)
-    fig.tight_layout()
-    fig.savefig(docs / "benchmarks" / f"{name}.png", dpi=120)
+    picture = ""
+    if fig is not None:
+        (docs / "benchmarks").mkdir(parents=True, exist_ok=True)
+        fig.tight_layout()
+        fig.savefig(docs / "benchmarks" / f"{name}.png", dpi=120)
+        picture = f"\n\n![{name}](benchmarks/{name}.png)"
     page = docs / "benchmarks.md"
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    block = f"{begin}\n\n{text}\n\n![{name}](benchmarks/{name}.png)\n\n{end}"
+    block = f"{begin}\n\n{text}{picture}\n\n{end}"
     old = page.read_text(encoding="utf-8") if page.exists() else f"{begin}\n{end}\n"
     atomic_write(page, re.sub(f"{re.escape(begin)}.*{re.escape(end)}", lambda _: block, old, flags=re.DOTALL))

@@ -22,6 +22,7 @@ FEW = {
     "prefill": ["--repeats", "1", "--sentences", "1", "2"],
     "shelf": ["--repeats", "5", "--adapters", "1", "3"],
     "stress": ["--requests", "6", "--threads", "3", "--tokens", "2"],
+    "gpu": ["--tiny", "--repeats", "2"],
 }
 
 
@@ -58,6 +59,15 @@ def test_benchmark(name: str, home: Path, tmp_path: Path) -> None:
     assert all(line in run.stdout for line in table)
     assert f"![{name}](benchmarks/{name}.png)" in section
     assert (tmp_path / "benchmarks" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    if name == "gpu":
+        assert [line.split(" | ")[0] for line in table[2:]] == [
+            "| encoding",
+            "| teacher states",
+            "| stage A",
+            "| stage B",
+        ]
+        assert all(line.split(" | ")[3] != "-" for line in table[2:])
+        assert "Measured on" in section
     if name == "stress":
         assert "| answers that no adapter of the language gives | 0 |" in section
 

@@ -179,8 +179,8 @@ def config_of(choice: ModelChoice) -> tuple[dict[str, Any], int | None]:
     return dict(known[choice.name]["config"]), layer
 
 
-def build_blank(choice: ModelChoice, role: str) -> nn.Module:
-    """The model of a recipe on the meta device; an encoder only up to the layer that is read.
+def build_blank(choice: ModelChoice, role: str, device: str = "meta", dtype: torch.dtype | None = None) -> nn.Module:
+    """The model of a recipe on the meta device, or on another with random weights; an encoder up to the layer that is read.
 
     Raises:
         LlinkError: E232 when its config is not known, or not to transformers.
@@ -195,8 +195,8 @@ def build_blank(choice: ModelChoice, role: str) -> nn.Module:
             raw["layer_types"] = raw["layer_types"][:layer]
     try:
         config = AutoConfig.for_model(**raw)
-        with torch.device("meta"):
-            model: Any = (AutoModel if role == "encoder" else AutoModelForCausalLM).from_config(config)
+        with torch.device(device):
+            model: Any = (AutoModel if role == "encoder" else AutoModelForCausalLM).from_config(config, dtype=dtype)
     except (TypeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise LlinkError("E232", f"No model can be made of the config of '{choice.name}': {reason}.") from error
