@@ -254,7 +254,7 @@ def main() -> None:
         "encoding": (batches[0] * plan.encoder.forward(FOREIGN + 2, FOREIGN + 2), batches[0] * FOREIGN, 0.0),
         "teacher states": (batches[1] * plan.bare.forward(teacher_tokens, teacher_tokens), batches[1] * ENGLISH, 0.0),
         "stage A": (plan.stage_a_step(), a * FOREIGN, sizes["A"].total),
-        "stage B": (plan.stage_b_step(), b * plan.row_tokens(ENGLISH), sizes["B"].total),
+        "stage B": (plan.injection_step(recipe.stage_b), b * plan.row_tokens(ENGLISH), sizes["B"].total),
     }
     rows, bars = [], {}
     for part, (flops, tokens, memory) in work.items():

@@ -117,12 +117,14 @@ def test_flops_of_stage_b_are_those_of_a_real_step(tiny_recipe: Recipe) -> None:
     loss, lengths, _ = one_step(recipe, "The market opens early in the morning.", 6)
     with counted() as counter:
         loss().backward()
-    assert Plan(recipe, H100, lengths=lengths).stage_b_step() == pytest.approx(counter.get_total_flops(), rel=0.04)
+    assert Plan(recipe, H100, lengths=lengths).injection_step(recipe.stage_b) == pytest.approx(
+        counter.get_total_flops(), rel=0.04
+    )
     with counted() as counter, torch.no_grad():
         loss()
     more = Plan(changed(recipe, losses={"usage_contrast": 0.05}, usage_every=1), H100, lengths=lengths)
     plain = Plan(recipe, H100, lengths=lengths)
-    extra = more.stage_b_step() - plain.stage_b_step()
+    extra = more.injection_step(more.recipe.stage_b) - plain.injection_step(recipe.stage_b)
     assert extra == pytest.approx(counter.get_total_flops(), rel=0.1)  # but for the bridge
 
 
@@ -180,7 +182,7 @@ def test_what_fits_and_what_does_not(paper: Recipe) -> None:
     fits = size(paper, H100)
     assert [m.fits for m in fits.memory] == [True, True]
     plan = Plan(paper, H100)
-    for found, bytes_of in zip(fits.memory, (plan.stage_a_bytes, plan.stage_b_bytes), strict=True):
+    for found, bytes_of in zip(fits.memory, (plan.stage_a_bytes, plan.injection_bytes), strict=True):
         assert bytes_of(found.largest).total <= H100.memory < bytes_of(found.largest + 1).total
     small = size(paper, device("h100", memory=8e9)).memory[1]
     assert not small.fits
@@ -225,6 +227,13 @@ def test_from_the_command_line(raw_recipe: dict[str, Any], tmp_path: Path) -> No
     assert (found["dtype"], found["device"]["bf16"], found["device"]["memory"]) == ("bfloat16", 1e14, 1e9)
     assert found["seconds"] == pytest.approx(sum(part["seconds"] for part in found["parts"]))
     assert "does not fit: not even a batch of one" in run(str(path), "--memory", "0.001").stdout
+    assert "stage C" not in shown
+    joint = json.loads(run(str(path), "--json", "--set", "stage_c.examples=32").stdout)
+    projector = joint["parameters"]["projector"]
+    assert joint["trainable"]["C"] == joint["trainable"]["B"] + projector
+    assert joint["memory"][2]["trained"] - joint["memory"][1]["trained"] == (16 - 4) * projector
+    assert joint["parts"][-1]["name"] == "stage C"
+    assert joint["parts"][-1]["flops"] > joint["parts"][-2]["flops"]
     instructed = json.loads(run(str(path), "--json", "--set", "data.instructions=[a.jsonl]").stdout)
     assert "self-distillation" not in {part["name"] for part in instructed["parts"]}
 

@@ -74,7 +74,8 @@ def text(found: Sizing, title: str, models: tuple[str, str]) -> str:
         f"{title} on {found.devices} x {device.name} ({device.about}: {peak:.4g} TFLOP/s in {found.dtype}, "
         f"{size(round(device.memory))})"
     )
-    trained = {"projector": "A", "injector": "B", "LoRA": "B"}
+    later = " and ".join(stage for stage in found.trainable if stage != "A")
+    trained = {"projector": "A", "injector": later, "LoRA": later}
     names = dict(zip(("encoder", "decoder"), models, strict=True))
     counts = [
         [part, names.get(part, ""), f"{number:,}", f"in stage {trained[part]}" if part in trained else "frozen"]
@@ -94,7 +95,9 @@ def text(found: Sizing, title: str, models: tuple[str, str]) -> str:
     ]  # fmt: skip
     lengths = found.lengths
     notes = [
-        f"Trained numbers: {found.trainable['A']:,} in stage A, {found.trainable['B']:,} in stage B.",
+        "Trained numbers: "
+        + ", ".join(f"{number:,} in stage {stage}" for stage, number in found.trainable.items())
+        + ".",
         *(
             f"Stage {m.stage} does not fit: "
             + (f"the largest batch a device is {m.largest}." if m.largest else "not even a batch of one row does.")

@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from llink.bridge import Bridge
 from llink.errors import LlinkError, unknown_name
 from llink.interfaces import ATTENTION_AND_MLP
-from llink.recipe import ModelChoice, Recipe
+from llink.recipe import Injection, ModelChoice, Recipe
 from llink.training.estimate import FINAL_DEV, TRAINED_BYTES
 from llink.training.features import BATCH_TOKENS
 from llink.training.stage_b import add_lora
@@ -298,8 +298,15 @@ class Plan:
             self.bridge = Bridge(self.encoder.width, self.decoder.width, recipe.projector, recipe.injector, 1.0)
         self.slots = recipe.injector.slots
         self.pairs = min(self.lengths.pairs, recipe.data.max_pairs or self.lengths.pairs)
-        self.with_english = recipe.stage_a.english_side or recipe.stage_b.english_share > 0
+        shares = [config.english_share for config in self.injections.values()]
+        self.with_english = recipe.stage_a.english_side or max(shares) > 0
         self.inputs = self.pairs * (2 if recipe.stage_a.english_side else 1) + self._general
+
+    @property
+    def injections(self) -> dict[str, Injection]:
+        """Stage B, and stage C where the recipe has one."""
+        joint = self.recipe.stage_c
+        return {"B": self.recipe.stage_b, **({"C": joint} if joint.examples else {})}
 
     @property
     def _general(self) -> int:
@@ -361,18 +368,11 @@ class Plan:
     def _head(self) -> int:
         return self.decoder.head
 
-    @property
-    def _contrast(self) -> float:
-        """Share of the steps that compute the loss without slots."""
-        config = self.recipe.stage_b
-        return 1 / config.usage_every if config.losses.get("usage_contrast") else 0.0
-
-    def stage_b_step(self) -> float:
-        """FLOPs of one step of stage B, the usage contrast at its share; the auxiliary losses are not counted."""
-        config, target = self.recipe.stage_b, min(self.lengths.english, self.recipe.stage_b.max_target_tokens)
+    def injection_step(self, config: Injection) -> float:
+        """FLOPs of one step of stage B or C, the usage contrast at its share; the auxiliary losses are not counted."""
+        target = min(self.lengths.english, config.max_target_tokens)
         step = self._decoder(config.batch, target, gradient=True)
-        if self._contrast:
-            step += self._contrast * self._decoder(config.batch, target, gradient=False)
+        step += _contrast(config) * self._decoder(config.batch, target, gradient=False)
         if config.losses.get("self_distillation_kl"):
             whole = self.lengths.prefix + self.lengths.suffix + self.lengths.english + target
             step += config.batch * (self.bare.forward(whole, whole) + 2 * self._head * (target + 1))
@@ -384,10 +384,6 @@ class Plan:
         recipe, peak = self.recipe, self.device.peak(self.dtype) * self.count
         leaves = sum(not list(m.children()) for m in self.bridge.modules())
         small, large = leaves, leaves + self.decoder.leaves
-        steps_b = max(1, recipe.stage_b.examples // recipe.stage_b.batch)
-        dev = len(recipe.data.dev) * (FINAL_DEV + recipe.dev_examples * (1 + steps_b // recipe.checkpoint_every))
-        target = min(self.lengths.english, recipe.stage_b.max_target_tokens)
-        per_step_b = self.stage_b_step() + 3 * dev * self._decoder(1, target, gradient=False) / steps_b
 
         def part(name: str, steps: int, flops: float, launches: float, reads: float = 0.0) -> Part:
             bounds = {
@@ -432,7 +428,12 @@ class Plan:
             found.append(
                 part("self-distillation", steps, flops, self.bare.leaves, steps * self.bare.parameters * self.width)
             )
-        found.append(part("stage B", steps_b, steps_b * per_step_b, (3 + self._contrast) * large + 100))
+        for name, config in self.injections.items():
+            steps = max(1, config.examples // config.batch)
+            dev = len(recipe.data.dev) * (FINAL_DEV + recipe.dev_examples * (1 + steps // recipe.checkpoint_every))
+            target = min(self.lengths.english, config.max_target_tokens)
+            flops = steps * self.injection_step(config) + 3 * dev * self._decoder(1, target, gradient=False)
+            found.append(part(f"stage {name}", steps, flops, (3 + _contrast(config)) * large + 100))
         return found
 
     def stage_a_bytes(self, batch: int) -> Memory:
@@ -444,15 +445,15 @@ class Plan:
         queue = 8.0 * config.queue * size + 12.0 * batch * config.queue
         return self._memory("A", batch, TRAINED_BYTES * projector, rows + queue)
 
-    def stage_b_bytes(self, batch: int) -> Memory:
-        """Memory of stage B with so many rows of the greatest length on a device."""
-        config = self.recipe.stage_b
+    def injection_bytes(self, batch: int, config: Injection | None = None, stage: str = "B") -> Memory:
+        """Memory of stage B, or of another like it, with so many rows of the greatest length on a device."""
+        config = config or self.recipe.stage_b
         bridge = sum(p.numel() for p in self.bridge.parameters())
         still = 0 if config.lr_projector else sum(p.numel() for p in self.bridge.projector.parameters())
         trained = TRAINED_BYTES * (bridge - still + self.decoder.trained) + 4 * still
         target = config.max_target_tokens
         logits = batch * (target + 1) * (self._head / self.decoder.width) * (LOGIT_BYTES + self.width)
-        return self._memory("B", batch, trained, self.kept(batch, target) + logits)
+        return self._memory(stage, batch, trained, self.kept(batch, target) + logits)
 
     def kept(self, batch: int, target: float) -> float:
         """Bytes that the decoder keeps for the gradient of a batch with targets of so many tokens, logits not counted."""
@@ -468,12 +469,20 @@ class Plan:
         return Memory(stage, batch, weights, trained, activations, total, total <= self.device.memory, 0)
 
     def memory(self) -> list[Memory]:
-        """Both stages, each with the largest batch that a device could have."""
+        """Every stage, each with the largest batch that a device could have."""
         found = []
-        for stage, bytes_of in ((self.recipe.stage_a, self.stage_a_bytes), (self.recipe.stage_b, self.stage_b_bytes)):
-            asked = bytes_of(math.ceil(stage.batch / self.count))
+        stages: list[tuple[int, Callable[[int], Memory]]] = [(self.recipe.stage_a.batch, self.stage_a_bytes)]
+        for name, config in self.injections.items():
+            stages.append((config.batch, partial(self.injection_bytes, config=config, stage=name)))
+        for batch, bytes_of in stages:
+            asked = bytes_of(math.ceil(batch / self.count))
             found.append(replace(asked, largest=_largest(bytes_of)))
         return found
+
+
+def _contrast(config: Injection) -> float:
+    """Share of the steps that compute the loss without slots."""
+    return 1 / config.usage_every if config.losses.get("usage_contrast") else 0.0
 
 
 def _largest(bytes_of: Callable[[int], Memory]) -> int:
@@ -499,8 +508,13 @@ def size(recipe: Recipe, where: Device, *, count: int = 1, mfu: float = MFU, len
     }
     lora = plan.decoder.trained
     parameters = {"encoder": plan.encoder.parameters, "decoder": plan.bare.parameters, **parts, "LoRA": lora}
-    again = parts["projector"] if recipe.stage_b.lr_projector else 0
-    trainable = {"A": parts["projector"], "B": parts["injector"] + lora + again}
+    trainable = {
+        "A": parts["projector"],
+        **{
+            name: parts["injector"] + lora + (parts["projector"] if config.lr_projector else 0)
+            for name, config in plan.injections.items()
+        },
+    }
     return Sizing(
         recipe.name, where, count, plan.dtype, mfu, plan.lengths, parameters, trainable, plan.parts(mfu), plan.memory()
     )
