@@ -147,6 +147,17 @@ def recipe_file(tmp_registry: Path, tmp_path: Path) -> Path:
     return path
 
 
+def test_instructions_that_are_there_need_no_distillation(
+    tmp_registry: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    raw = recipe_of("km")
+    raw["data"]["instructions"] = ["instruct.jsonl"]
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    report = json.loads(inspect("km", "--recipe", path, "--data", pairs_folder, "--json").stdout)
+    assert report["estimate"]["seconds"]["self-distillation"] == 0
+
+
 def test_report_on_data(recipe_file: Path, pairs_folder: Path, tiny_texts: list[str]) -> None:
     result = inspect("km", "--recipe", recipe_file, "--data", pairs_folder, "--json")
     assert result.exit_code == 0, result.output
