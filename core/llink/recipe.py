@@ -194,6 +194,8 @@ class Verbatim(_Section):
     """Share of training examples that go without, so that the slots stay in use."""
     swap: float = Field(0.5, ge=0, le=1)
     """Share of the others in which values become others of their kind, in the channel and in the target alike."""
+    share: float = Field(0.0, ge=0, lt=1)
+    """Share of examples with a value that stands in their target, where the text has fewer: they are taken more often."""
 
 
 EXPECTED = re.compile(r"(>=|<=|>|<|==)\s*(-?\d+(?:\.\d+)?)")

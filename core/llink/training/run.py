@@ -380,7 +380,8 @@ class Run:
         english = self.english if self._english_side else None
         examples = training_examples(self.recipe, self.decoder, self.pairs.rows, english, self.instructions, config)
         self.cache.ensure([example.text for example in examples], "Encoding instructions")
-        return with_values(examples, self.language) if self.recipe.verbatim.tokens else examples
+        channel = self.recipe.verbatim
+        return with_values(examples, self.language, channel.share) if channel.tokens else examples
 
     def _found(self, bridge: Bridge) -> dict[str, float]:
         """R@1 of every dev set, as ``<dev>.r1``; the teacher states are in the cache by now."""

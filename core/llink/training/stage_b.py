@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from llink.training.objective import Objective
 from llink.training.stage_a import warmup_cosine
 from llink.training.verbatim import Batches
 from llink.training.warm_start import SlotTargets, features, length_batches, slot_inputs
+from llink.verbatim import bounded
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,17 @@ class Example:
         return TASKS.get(self.task, self.task)
 
 
-def with_values(examples: Sequence[Example], language: Language) -> list[Example]:
-    """The examples with what must not be paraphrased in their texts, for an adapter with the verbatim channel."""
+def with_values(examples: Sequence[Example], language: Language, share: float = 0.0) -> list[Example]:
+    """The examples with what must not be paraphrased in their texts, for an adapter with the verbatim channel.
+
+    Args:
+        share: of examples with a value that stands in their target; where there are fewer, they are repeated.
+    """
     found = {text: tuple(language.verbatim(text)) for text in dict.fromkeys(e.text for e in examples)}
-    return [replace(example, values=found[example.text]) for example in examples]
+    known = [replace(example, values=found[example.text]) for example in examples]
+    bearing = [e for e in known if any(bounded(value).search(e.target) for value in e.values or ())]
+    wanted = round(share * (len(known) - len(bearing)) / (1 - share))
+    return known + list(islice(cycle(bearing), max(0, wanted - len(bearing)) if bearing else 0))
 
 
 def add_lora(decoder: Decoder, config: StageB) -> PeftModel:
