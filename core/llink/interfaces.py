@@ -209,8 +209,8 @@ class Language:
     def verbatim(self, text: str) -> list[str]:
         """What of ``text`` an answer must not paraphrase, as English writes it, in order of appearance, each once.
 
-        The default finds numbers, units, dates, addresses, codes, placeholders and names in Latin letters. It is
-        asked for normalised foreign text, and in training for English text too.
+        The default finds numbers, units, dates, addresses, codes, placeholders, names in Latin letters and those in
+        ``names.yaml`` of the package. It is asked for normalised foreign text, and in training for English text too.
         """
         from llink.verbatim import find
 

@@ -1,6 +1,7 @@
-"""What must not be paraphrased: numbers, units, dates, addresses, codes, placeholders and Latin names, as they stand.
+"""What must not be paraphrased: numbers, units, dates, addresses, codes, placeholders and names, as English writes them.
 
-The verbatim channel of a prompt carries these as ordinary tokens beside the slots, see ``llink.prompt.channel``.
+The verbatim channel of a prompt carries these as ordinary tokens beside the slots, see ``llink.prompt.channel``. Names are
+those in Latin letters and those that a language's package lists with their English in ``names.yaml``.
 """
 
 from __future__ import annotations
@@ -8,13 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import regex
+import yaml
+
+from llink.errors import LlinkError
 from llink.text import script_counts
 
 if TYPE_CHECKING:
     from llink.interfaces import Language
 
+NAMES = "names.yaml"
+_JOINERS = "\N{KHMER SIGN COENG}\N{MYANMAR SIGN VIRAMA}"
 UNITS = (
     "kg|mg|µg|g|km/h|km²|km|cm|mm|m²|m³|m|ha|ml|mL|l|L|kWh|MWh|kW|MW|GW|W|kB|KB|MB|GB|TB|KiB|MiB|GiB|Kbps|Mbps|kbit/s|Mbit/s|"
     "kHz|MHz|GHz|Hz|mAh|mA|A|mV|kV|V|hPa|dpi|px|pt|fps|ms|°C|°F|°|%|USD|KHR|EUR|GBP"
@@ -59,7 +66,7 @@ _FUNCTION_WORDS = frozenset(
 
 
 def find(text: str, language: Language) -> list[str]:
-    """The values in ``text`` in order of appearance, each once.
+    """The values in ``text`` in order of appearance, each once; E531 where the language's ``names.yaml`` is broken.
 
     Args:
         text: normalised, in any script; where no letter is of the language's own script it is taken for text in
@@ -68,12 +75,40 @@ def find(text: str, language: Language) -> list[str]:
     text = language.ascii_digits(text)
     found = [(match.start(), _spelled(match[0], str(match.lastgroup))) for match in _FIXED.finditer(text)]
     left = _FIXED.sub(lambda match: "\0" * len(match[0]), text)
+    known, pattern = names(language.package)
+    if known:
+        found += [(match.start(), known[match[0]]) for match in pattern.finditer(left)]
     own = set(language.scripts) - {"LATIN"}
     if own & script_counts(left).keys():
         found += [(match.start(), match[0]) for match in _RUN.finditer(left)]
     else:
         found += _names(left)
     return list(dict.fromkeys(value for _, value in sorted(found)))
+
+
+@cache
+def names(package: str) -> tuple[dict[str, str], Any]:
+    """English by own spelling, out of ``names.yaml`` of a language's package, and the pattern that finds the spellings.
+
+    The longest name counts, and none whose last letter a sign of the script changes or that begins within a cluster.
+
+    Raises:
+        LlinkError: E531.
+    """
+    from llink.interfaces import package_folder
+
+    path = package_folder(package, NAMES)
+    if not path.is_file():
+        return {}, None
+    try:
+        known = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(known, dict) or not all(isinstance(text, str) for text in (*known, *known.values())):
+            raise ValueError("it is no mapping of names to their English")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise LlinkError("E531", f"{path} cannot be read: {reason}", "Write it like that of Khmer.") from error
+    listed = "|".join(map(regex.escape, sorted(known, key=len, reverse=True)))
+    return known, regex.compile(rf"(?<![{_JOINERS}])(?:{listed})(?!\p{{M}})")
 
 
 def kind(value: str) -> str:

@@ -8,6 +8,7 @@ from llink import plugins
 from llink.interfaces import Language, package_folder
 from llink.script import detect
 from llink.text import script_counts
+from llink.verbatim import names
 
 CODES = ("am", "km", "my")
 
@@ -15,6 +16,18 @@ CODES = ("am", "km", "my")
 @pytest.fixture(params=CODES)
 def language(request: pytest.FixtureRequest) -> Language:
     return plugins.language(request.param)
+
+
+def test_names_are_normalised_and_found(language: Language) -> None:
+    known, _ = names(language.package)
+    assert len(known) > 200
+    months = {"January", "February", "March", "April", "June", "July", "September", "October", "November", "December"}
+    assert len(months & set(known.values())) >= 9
+    for name, english in known.items():
+        assert language.normalise(name) == name
+        assert set(script_counts(name)) == set(language.scripts)
+        assert set(script_counts(english)) == {"LATIN"}
+        assert language.verbatim(name) == [english]
 
 
 def test_all_are_here() -> None:
