@@ -210,12 +210,20 @@ def test_value_is_not_found_within_a_longer_one() -> None:
     ("answer", "made_up"),
     [
         ("It makes 30 MW.", []),
-        ("It makes 30 kW at https://example.org.", ["https://example.org", "30 kW"]),
+        ("It makes 30 kW at https://example.net.", ["https://example.net", "30 kW"]),
         ("It makes 12,500 of them.", []),
         ("E205 and Peter", ["E205"]),
+        ("The 3rd of 2012, 30-page", ["3rd"]),
+        ("A 204-page error of 30 MW", ["204-page"]),
+        ("In 2012 at example.org", []),
         ("", []),
     ],
 )
 def test_invented_values(answer: str, made_up: list[str]) -> None:
-    pair = Pair("The plant makes 30 MW, error E204.", "រោងចក្រ ៣០ MW និង ១២៥០០ E204", "", "")
+    pair = Pair(
+        "On 2012-05-17 the plant makes 30 MW, error E204, see https://example.org/a.",
+        "រោងចក្រ ៣០ MW និង ១២៥០០ E204",
+        "",
+        "",
+    )
     assert invented(answer, pair, plugins.language("km")) == made_up

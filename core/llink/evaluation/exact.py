@@ -149,15 +149,24 @@ def values(english: str, foreign: str) -> tuple[Value, ...]:
 
 
 def invented(answer: str, pair: Pair, language: Language) -> list[str]:
-    """Numbers, units, dates, addresses and codes in an answer that stand in neither text of the pair."""
-    given = f"{pair.english}\n{language.ascii_digits(pair.foreign)}"
+    """Numbers, units, dates, addresses and codes in an answer that stand in neither text of the pair.
+
+    The year of a date, the host of an address, "3rd" and "30-page" for 3 and 30 are not invented.
+    """
+    texts = f"{pair.english}\n{language.ascii_digits(pair.foreign)}"
+    given = f"{texts}\n{_spelled(texts)}"
     found: list[str] = []
     left = answer
     for kind, pattern in _PATTERNS.items():
         if kind != "names":
-            found += [match[0] for match in pattern.finditer(left) if not holds(match[0], given)]
+            found += [match[0] for match in pattern.finditer(left) if not _given(match[0], given)]
             left = pattern.sub(lambda match: "\0" * len(match[0]), left)
     return found
+
+
+def _given(value: str, given: str) -> bool:
+    whole = re.sub(r"(?<=\d)(?:st|nd|rd|th|(?:-[a-z]+)+)$", "", _spelled(value))
+    return re.search(rf"(?<![A-Za-z0-9])(?<![0-9][.,]){re.escape(whole)}(?![A-Za-z0-9]|[.,][0-9])", given) is not None
 
 
 def holds(value: str, text: str) -> bool:
