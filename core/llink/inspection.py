@@ -109,15 +109,14 @@ def inspect(language: Language, recipe: Recipe, data: Path, pairs: int = LOOKED_
     """
     looked_at, rows = find_pairs(language, recipe, data, pairs)
 
-    from accelerate import Accelerator
-
     from llink.evaluation.zero_shot import zero_shot
     from llink.home import home
     from llink.models import load_decoder, load_encoder
     from llink.training.estimate import estimate
     from llink.training.features import FeatureCache
+    from llink.training.loop import accelerator_for
 
-    accelerator = Accelerator(cpu=recipe.device == "cpu")
+    accelerator = accelerator_for(recipe.device)
     device = str(accelerator.device) if recipe.device == "auto" else recipe.device
     dtype = None if recipe.dtype == "auto" else recipe.dtype
     encoder = load_encoder(recipe.encoder.name, device=device, dtype=dtype, **recipe.encoder.options)

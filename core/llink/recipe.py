@@ -101,6 +101,8 @@ class StageA(_Weighted):
 
     epochs: float = Field(25, gt=0)
     batch: int = Field(128, ge=2)
+    """Of one process. ``batch x accumulation x processes`` rows make a step, and are each other's negatives."""
+    accumulation: int = Field(1, ge=1)
     lr: float = Field(1e-3, gt=0)
     min_lr: float = Field(1e-5, ge=0)
     warmup: float = Field(0.15, ge=0, lt=1)
@@ -143,6 +145,8 @@ class Injection(_Weighted):
     examples: int = Field(ge=0)
     """How many training examples are seen in all."""
     batch: int = Field(16, ge=1)
+    """Of one process. ``batch x accumulation x processes`` examples make a step."""
+    accumulation: int = Field(1, ge=1)
     lr_lora: float = Field(1e-4, gt=0)
     lr_injector: float = Field(3e-5, gt=0)
     lr_scale: float = Field(5e-4, gt=0)

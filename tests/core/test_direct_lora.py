@@ -78,8 +78,8 @@ def test_resumed_is_the_unbroken_run(trained: Path, raw: dict[str, Any], pairs_f
     recipe, out = validate(raw, "direct"), tmp_path / "run"
     save = Checkpoint.save
 
-    def save_and_die(*arguments: Any) -> None:
-        save(*arguments)
+    def save_and_die(*arguments: Any, **options: Any) -> None:
+        save(*arguments, **options)
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:

@@ -118,7 +118,7 @@ def test_alignment_that_succeeds_has_no_warning(arguments: Arguments, tmp_path: 
 def test_killed_ablation_goes_on_to_the_same_table(arguments: Arguments, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     options = ("--values", "0,0.05", "--examples", "16")
-    fatal = tmp_path / "out/weight-0.05/checkpoints/stage_b"
+    fatal = tmp_path / "out/weight-0.05/checkpoints/stage_b.safetensors"
     victim = [sys.executable, "-c", VICTIM, str(fatal), *arguments("usage-ablation", *options)]
     killed = subprocess.run(victim, capture_output=True, timeout=240)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]

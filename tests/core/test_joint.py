@@ -77,7 +77,7 @@ def test_killed_and_resumed_is_the_unbroken_run(
     whole = Path(shutil.copytree(after_b, tmp_path / "whole"))
     recipe = validate(raw, "joint")
     train(recipe, stage="c", data=pairs_folder, out=whole, resume=True)
-    killed_when(after_b / "checkpoints" / "stage_c", raw, pairs_folder, after_b, resume=True)
+    killed_when(after_b / "checkpoints" / "stage_c.safetensors", raw, pairs_folder, after_b, resume=True)
     assert not (after_b / "adapter_c").exists()
     adapter = train(recipe, stage="c", data=pairs_folder, out=after_b, resume=True)
     assert sum(row.get("when") == "before" for row in rows_of(after_b, "c")) == 1

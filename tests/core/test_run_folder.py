@@ -38,7 +38,7 @@ from llink.training.run import train
 recipe, data, out, number = sys.argv[1:]
 
 def watch():
-    while not os.path.exists(out + "/checkpoints/stage_b"):
+    while not os.path.exists(out + "/checkpoints/stage_b.safetensors"):
         time.sleep(0.0005)
     os.kill(os.getpid(), int(number))
 
@@ -53,7 +53,7 @@ def times_of(out: Path) -> dict[str, Any]:
 
 def test_what_a_run_took(tiny_run: Path, raw_recipe: dict[str, Any]) -> None:
     times = times_of(tiny_run)
-    [session] = times["sessions"]
+    session = times["sessions"][0]  # other tests may have asked for the finished run again
     assert session["outcome"] == "finished"
     assert set(times["parts"]) == PARTS
     assert sum(times["parts"].values()) <= times["seconds"] + 0.1 * len(PARTS)
@@ -64,7 +64,7 @@ def test_what_a_run_took(tiny_run: Path, raw_recipe: dict[str, Any]) -> None:
     assert session["tokens"]["stage_b"] > session["examples"]["stage_b"] * (raw_recipe["injector"]["slots"] + 1)
     for counts, speeds in (("examples", "examples_per_second"), ("tokens", "tokens_per_second")):
         for part, speed in times[speeds].items():
-            assert speed == pytest.approx(session[counts][part] / times["parts"][part], rel=0.01)
+            assert speed == pytest.approx(session[counts][part] / times["parts"][part], rel=0.01, abs=0.01)
     where = session["environment"]
     assert where["torch"] == torch.__version__
     assert f"{os.cpu_count()} CPU cores" in where["hardware"]

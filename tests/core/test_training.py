@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from llink import LlinkError, plugins
@@ -23,10 +23,10 @@ from llink.interfaces import LossTerm
 from llink.models import load_decoder
 from llink.projectors import build_projector
 from llink.recipe import Recipe, StageA, validate
-from llink.training.checkpoints import Checkpoint
 from llink.training.features import token_batches
+from llink.training.loop import warmup_cosine
 from llink.training.run import Run, train
-from llink.training.stage_a import AlignmentData, epoch_batches, train_stage_a, warmup_cosine
+from llink.training.stage_a import AlignmentData, epoch_batches, train_stage_a
 from llink.training.stage_b import Example, task_batches
 from llink.training.warm_start import SlotTargets, length_batches
 from llink_khmer import SAMPLES
@@ -58,6 +58,11 @@ def killed_when(fatal: Path, raw: dict[str, Any], data: Path, out: Path, resume:
     assert result.returncode == -signal.SIGKILL, result.stderr.decode()[-2000:]
 
 
+def step_of(checkpoint: Path) -> int:
+    with safe_open(checkpoint, framework="pt") as file:
+        return int(file.metadata()["step"])
+
+
 def rows_of(out: Path, stage: str) -> list[dict[str, Any]]:
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [row for row in map(json.loads, lines) if row["stage"] == stage]
@@ -68,15 +73,14 @@ def test_killed_twice_and_resumed_is_the_unbroken_run(
 ) -> None:
     out = tmp_path / "run"
     checkpoints = out / "checkpoints"
-    killed_when(checkpoints / "stage_a", raw_recipe, pairs_folder, out, resume=False)
+    killed_when(checkpoints / "stage_a.safetensors", raw_recipe, pairs_folder, out, resume=False)
     assert not (out / "warm_start.safetensors").exists()
-    killed_when(checkpoints / "stage_b", raw_recipe, pairs_folder, out, resume=True)
+    killed_when(checkpoints / "stage_b.safetensors", raw_recipe, pairs_folder, out, resume=True)
     assert (out / "warm_start.safetensors").exists()
     assert not (out / "adapter").exists()
     # What a kill in the middle of a write leaves behind is not taken for a checkpoint.
-    (checkpoints / ".stage_b.new").mkdir(exist_ok=True)
-    (checkpoints / ".stage_b.new" / "state.safetensors").write_bytes(b"half of i")
-    step = json.loads((checkpoints / "stage_b" / "step.json").read_text())["step"]
+    (checkpoints / ".stage_b.safetensors.new").write_bytes(b"half of i")
+    step = step_of(checkpoints / "stage_b.safetensors")
     assert 0 < step < 8
     before = len(rows_of(out, "b"))
 
@@ -222,7 +226,7 @@ def test_stage_a_learns_to_find_what_it_never_saw() -> None:
 
 def test_stage_a_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     whole = aligned(checkpoint=tmp_path / "c")
-    assert json.loads((tmp_path / "c" / "step.json").read_text()) == {"step": 119}
+    assert step_of(tmp_path / "c") == 119
     again = aligned(checkpoint=tmp_path / "c")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
@@ -292,67 +296,6 @@ def test_warm_up_and_cosine() -> None:
     assert rates[55] == pytest.approx(0.5)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] < 0.001
-
-
-# Checkpoints.
-
-
-def checkpoint_of(value: float) -> tuple[Checkpoint, nn.Linear, torch.optim.Optimizer]:
-    layer = nn.Linear(2, 2)
-    nn.init.constant_(layer.weight, value)
-    optimizer = torch.optim.AdamW(layer.parameters())
-    layer(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    return Checkpoint({"layer": layer}, {"one": optimizer}, {"queue": torch.full((1,), value)}), layer, optimizer
-
-
-def test_checkpoint_brings_everything_back(tmp_path: Path) -> None:
-    saved, layer, optimizer = checkpoint_of(3)
-    torch.manual_seed(5)
-    saved.save(tmp_path / "c", 7)
-    drawn = torch.rand(3)
-    loaded, fresh, its_optimizer = checkpoint_of(4)
-    assert loaded.load(tmp_path / "c") == 7
-    assert torch.equal(torch.rand(3), drawn)
-    assert torch.equal(fresh.weight, layer.weight)
-    assert loaded.tensors["queue"].item() == 3
-    for mine, other in zip(optimizer.state.values(), its_optimizer.state.values(), strict=True):
-        assert all(torch.equal(mine[k], other[k]) for k in ("step", "exp_avg", "exp_avg_sq"))
-
-
-@pytest.mark.parametrize("moment", ["before the old one steps aside", "before the new one is in place", "at the end"])
-def test_a_kill_during_a_save_leaves_a_whole_checkpoint(tmp_path: Path, moment: str) -> None:
-    saved, _, _ = checkpoint_of(3)
-    saved.save(tmp_path / "c", 7)
-    shutil.copytree(tmp_path / "c", tmp_path / ".c.new")
-    if moment == "before the old one steps aside":
-        (tmp_path / ".c.new" / "step.json").unlink()
-    elif moment == "before the new one is in place":
-        (tmp_path / "c").rename(tmp_path / ".c.old")
-    else:
-        (tmp_path / ".c.new").rename(tmp_path / ".c.old")
-        (tmp_path / ".c.old" / "step.json").write_text('{"step": 5}')
-    loaded, _, _ = checkpoint_of(4)
-    assert loaded.load(tmp_path / "c") == 7
-    loaded.save(tmp_path / "c", 9)
-    assert [p.name for p in tmp_path.iterdir()] == ["c"]
-    assert checkpoint_of(4)[0].load(tmp_path / "c") == 9
-
-
-def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
-    checkpoint_of(3)[0].save(tmp_path / "c", 7)
-    whole = (tmp_path / "c" / "state.safetensors").read_bytes()
-    for spoilt in (whole[: len(whole) // 2], b"", b"\xff" * 100):
-        (tmp_path / "c" / "state.safetensors").write_bytes(spoilt)
-        with pytest.raises(LlinkError, match=r"\[E403\]"):
-            checkpoint_of(4)[0].load(tmp_path / "c")
-
-
-def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    checkpoint_of(3)[0].save(tmp_path / "c", 7)
-    for other in (Checkpoint({"layer": nn.Linear(3, 3)}, {}), Checkpoint({"name": nn.Linear(2, 2)}, {})):
-        with pytest.raises(LlinkError, match=r"\[E403\]"):
-            other.load(tmp_path / "c")
 
 
 # The order of the data.

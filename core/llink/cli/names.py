@@ -40,6 +40,11 @@ def named_recipe(name: str) -> Path:
     return recipes[matches[0]]
 
 
+def accelerate_configs() -> dict[str, Path]:
+    """The shipped configs of `accelerate launch`, by name."""
+    return {p.stem: p for p in sorted(package_folder("llink", "training/accelerate").glob("*.yaml"))}
+
+
 def recipe_path(name: str, owner: Language | None = None) -> Path:
     """A recipe by name (of the language ``owner``), or by a path that ends in ``.yaml``.
 

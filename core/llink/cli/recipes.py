@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llink.errors import LlinkError
+from llink.errors import LlinkError, unknown_name
 
 
 @click.group("recipes", short_help="Find, read, copy and check recipes.")
@@ -88,6 +88,25 @@ def validate(ctx: click.Context, files: tuple[str, ...]) -> None:
             wrong += 1
             click.echo(f"llink: {file}: {error}", err=True)
     ctx.exit(1 if wrong else 0)
+
+
+@command.command("accelerate", short_help="Where the configs for several processes are.")
+@click.argument("name", required=False)
+def accelerate(name: str | None) -> None:
+    """Print the path of the accelerate config NAME (ddp, fsdp2, cpu), or list them.
+
+    accelerate launch --config_file "$(llink recipes accelerate ddp)" --num_processes 8 -m llink train km
+    """
+    from llink.cli.names import accelerate_configs
+    from llink.cli.tables import table
+
+    configs = accelerate_configs()
+    if name is None:
+        click.echo(table(("config", "about"), [[known, first_comment(path)] for known, path in configs.items()]))
+    elif name in configs:
+        click.echo(configs[name])
+    else:
+        raise unknown_name("E209", "accelerate config", name, configs)
 
 
 def first_comment(path: Path) -> str:

@@ -10,6 +10,7 @@ import click
 
 from llink.cli.options import data_option, overrides_option, recipe_option
 from llink.errors import LlinkError
+from llink.ranks import is_first
 
 if TYPE_CHECKING:
     from llink.recipe import Recipe
@@ -91,7 +92,7 @@ def command(
             f"Say so with --set language={entry.code}, if its data fits.",
         )
     out = out or Path("runs") / "-".join(filter(None, (entry.code, path.stem, baseline)))
-    if not resume and (out / "recipe.yaml").exists():
+    if not resume and is_first() and (out / "recipe.yaml").exists():
         # llink.training.run says the same, but only after torch is imported.
         raise LlinkError("E404", f"{out} already holds a run.", "Go on with --resume, or choose another --out.")
     check_names(recipe)
@@ -103,6 +104,8 @@ def command(
     from llink.training.run import train
 
     adapter = train(recipe, stage=stage, data=data, out=out, resume=resume, track=track)
+    if not is_first():
+        return
     same = f"--recipe {shlex.quote(recipe_name)} --data {shlex.quote(str(data))}"
     if stage == "a":
         again = "".join(f" --set {shlex.quote(item)}" for item in overrides)
@@ -139,6 +142,8 @@ def train_baseline(
     from llink.training.direct_lora import NAME, read_about, train
 
     folder = train(recipe, data=data, out=out, resume=resume, minutes=minutes, track=track)
+    if not is_first():
+        return
     about = read_about(folder)
     click.echo(f"Baseline: {folder}")
     click.echo(f"          {about['examples']} examples in {about['seconds']:.0f} s")

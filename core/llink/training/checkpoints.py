@@ -1,24 +1,22 @@
-"""Checkpoints: everything that a training step depends on, in safetensors, written whole or not at all."""
+"""Checkpoints: everything that a training step depends on, in one safetensors file, written whole or not at all."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llink.errors import LlinkError
 
 
 class Checkpoint:
-    """Trainable weights, optimizer moments, random state and step number as one folder.
+    """Trainable weights, optimizer moments and step number; randomness has no state, see ``llink.training.loop``.
 
     Args:
         modules: name -> module; only parameters that require gradients and buffers are kept.
@@ -34,58 +32,71 @@ class Checkpoint:
     ) -> None:
         self.modules, self.optimizers, self.tensors = modules, optimizers, dict(tensors or {})
 
-    def save(self, folder: Path, step: int) -> None:
-        """Write beside ``folder``, then rename over it: a kill leaves the old or the new one, never a half."""
+    def save(self, path: Path, step: int, *, write: bool = True) -> None:
+        """Write a file beside ``path``, then rename it over: a kill leaves the old one or the new one, never a half.
+
+        Args:
+            write: False on all ranks but one; sharded tensors are put together with the help of all.
+        """
         tensors = {f"module/{m}/{k}": v for m, module in self.modules.items() for k, v in _trained(module).items()}
         tensors |= {f"extra/{k}": v for k, v in self.tensors.items()}
-        tensors["rng/cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["rng/cuda"] = torch.cuda.get_rng_state()
         for name, optimizer in self.optimizers.items():
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer/{name}/{index}/{k}": torch.as_tensor(v) for k, v in state.items()}
-        new, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        save_file({k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}, new / "state.safetensors")
-        (new / "step.json").write_text(json.dumps({"step": step}))
-        # rename() cannot replace a folder that is not empty: the old one steps aside first.
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(new, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        tensors = {k: whole(v.detach()).to("cpu").contiguous() for k, v in tensors.items()}
+        if not write:
+            return
+        draft = path.with_name(f".{path.name}.new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, draft, metadata={"step": str(step)})
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())  # or a power cut could leave the new name with none of its bytes
+            os.replace(draft, path)
+        except (OSError, SafetensorError) as error:
+            raise LlinkError(
+                "E406", f"{path} cannot be written: {error}.", "Free some space and go on with --resume."
+            ) from error
 
-    def load(self, folder: Path) -> int:
-        """Take up the state in ``folder`` and return the step to go on from; 0 where there is none.
+    def load(self, path: Path) -> int:
+        """Take up the state in ``path`` and return the step to go on from; 0 where there is none.
 
         Raises:
             LlinkError: E403 when the checkpoint belongs to another recipe or is damaged.
         """
-        old = folder.with_name(f".{folder.name}.old")
-        if not folder.exists() and old.exists():
-            os.rename(old, folder)
-        if not folder.exists():
+        if not path.exists():
             return 0
         try:
-            state = load_file(folder / "state.safetensors")
-            step = int(json.loads((folder / "step.json").read_text())["step"])
+            with safe_open(path, framework="pt") as file:
+                step = int(file.metadata()["step"])
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             for name, module in self.modules.items():
-                own = _trained(module)
-                for key, value in own.items():
-                    value.data.copy_(state[f"module/{name}/{key}"])
+                for key, value in _trained(module).items():
+                    value.data.copy_(like(value, state[f"module/{name}/{key}"]))
             for name, optimizer in self.optimizers.items():
                 _load_optimizer(optimizer, state, f"optimizer/{name}/")
             self.tensors = {k: state[f"extra/{k}"] for k in self.tensors}
-        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             raise LlinkError(
-                "E403", f"Checkpoint {folder} does not fit this run ({' '.join(str(error).split())[:120]}).",
+                "E403", f"Checkpoint {path} does not fit this run ({' '.join(str(error).split())[:120]}).",
                 "Use the same recipe, or another --out.",
             ) from error  # fmt: skip
-        torch.set_rng_state(state["rng/cpu"])
-        if "rng/cuda" in state and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["rng/cuda"])
         return step
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that FSDP has sharded put together (all ranks must ask for it); any other as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def like(model: Tensor, value: Tensor) -> Tensor:
+    """``value`` sharded as ``model`` is, if it is."""
+    if not hasattr(model, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded: Any = model
+    return distribute_tensor(value.to(sharded.device), sharded.device_mesh, sharded.placements)
 
 
 def _trained(module: nn.Module) -> dict[str, Tensor]:
@@ -95,9 +106,11 @@ def _trained(module: nn.Module) -> dict[str, Tensor]:
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor], prefix: str) -> None:
     current: dict[str, Any] = optimizer.state_dict()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
         if key.startswith(prefix):
             index, name = key.removeprefix(prefix).split("/")
-            moments.setdefault(int(index), {})[name] = value
+            own = parameters[int(index)]
+            moments.setdefault(int(index), {})[name] = like(own, value) if value.shape == own.shape else value
     optimizer.load_state_dict({"state": moments, "param_groups": current["param_groups"]})

@@ -10,10 +10,8 @@ import json
 import math
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +34,10 @@ from llink.reading import in_batches
 from llink.recipe import Recipe, StageB
 from llink.scoring import answer_losses, embedded
 from llink.training import trackers
-from llink.training.checkpoints import Checkpoint
+from llink.training.loop import Log, Measure, Part, Stage, accelerator_for, fit, warmup_cosine, whole_batch
 from llink.training.run import claim, training_examples
 from llink.training.run_folder import RunFolder
-from llink.training.stage_a import set_lr, warmup_cosine
-from llink.training.stage_b import Example, add_lora, keep_rng, task_batches
+from llink.training.stage_b import Example, add_lora, sharded_blocks, task_batches
 
 NAME = "direct-lora"
 ABOUT = "metrics.json"
@@ -71,7 +68,8 @@ def train(
         LlinkError: E404 when ``out`` holds another run, E402 when the loss is not finite, E420 for a tracker.
     """
     language = plugins.language(recipe.language)
-    claim(recipe, out, resume)
+    accelerator = accelerator_for(recipe.device, **trackers.options(track, out))
+    claim(recipe, out, resume, accelerator)
     folder = out / NAME
     if folder.exists():
         return folder
@@ -79,24 +77,24 @@ def train(
     english = english_text(recipe.data, data, language.normalise)
     dev = {name: dev_pairs(recipe.data, data, name, language.normalise).rows for name in recipe.data.dev}
     first = {name: rows[: recipe.dev_examples] for name, rows in dev.items()}
-    print(f"Training data: {pairs.summary()}", flush=True)
-    accelerator = Accelerator(cpu=recipe.device == "cpu", **trackers.options(track, out))
+    accelerator.print(f"Training data: {pairs.summary()}", flush=True)
     with RunFolder(out, accelerator, recipe.model_dump(mode="json")) as run:
         device = str(accelerator.device) if recipe.device == "auto" else recipe.device
-        with run.timed("load"):
+        with run.timed("load"), accelerator.local_main_process_first():  # which fetches it
             decoder = load_decoder(
                 recipe.decoder.name, device=device, dtype=None if recipe.dtype == "auto" else recipe.dtype,
                 **recipe.decoder.options,
             )  # fmt: skip
         with_english = recipe.stage_a.english_side or recipe.stage_b.english_share > 0
         instructions, _ = read_instructions(recipe.data, data, language.normalise)
-        examples = training_examples(recipe, decoder, pairs.rows, english if with_english else None, instructions)
+        with accelerator.main_process_first():  # which lets the decoder answer, and keeps the answers
+            examples = training_examples(recipe, decoder, pairs.rows, english if with_english else None, instructions)
         # English in, the same English out teaches slots; a decoder that reads the English itself would only copy.
         examples = [example for example in examples if example.text != example.english]
         torch.manual_seed(recipe.seed)
         lora = add_lora(decoder, recipe.stage_b)
         with run.timed(NAME):
-            trained = train_direct_lora(
+            trained, losses = train_direct_lora(
                 decoder,
                 lora,
                 examples,
@@ -105,12 +103,12 @@ def train(
                 accelerator=accelerator,
                 seconds=None if minutes is None else 60 * minutes,
                 dev=lambda: {f"{name}.right": loss(decoder, rows) for name, rows in first.items() if rows},
+                last=lambda: {name: {"right": loss(decoder, rows[:FINAL_DEV])} for name, rows in dev.items()},
                 every=recipe.checkpoint_every,
-                checkpoint=out / "checkpoints" / NAME,
+                checkpoint=out / "checkpoints" / f"{NAME}.safetensors",
                 log=run.log,
                 seen=run.seen,
             )
-        losses = {name: {"right": loss(decoder, rows[:FINAL_DEV])} for name, rows in dev.items()}
         about = {
             "baseline": NAME,
             "language": language.code,
@@ -120,7 +118,9 @@ def train(
             **trained,
             "usage": losses,
         }
-        _save(folder, lora, about)
+        if accelerator.is_main_process:
+            _save(folder, lora, about)
+        accelerator.wait_for_everyone()
     return folder
 
 
@@ -133,73 +133,91 @@ def train_direct_lora(
     seed: int,
     accelerator: Accelerator,
     seconds: float | None = None,
-    dev: Callable[[], dict[str, float]] = dict,
+    dev: Measure = dict,
+    last: Measure = dict,
     every: int = 500,
     checkpoint: Path | None = None,
-    log: Callable[[dict[str, Any]], None] = lambda _: None,
+    log: Log = lambda _: None,
     seen: Callable[[int, int], None] = lambda *_: None,
-) -> dict[str, float]:
-    """Train the LoRA in place; only target tokens count in the loss. Returns ``examples`` seen and ``seconds`` taken.
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Train the LoRA in place; only target tokens count in the loss.
 
     Args:
-        config: of stage B: ``examples``, ``batch``, ``lr_lora``, ``warmup``, ``weight_decay``, ``clip``.
+        config: of stage B: ``examples``, ``batch``, ``accumulation``, ``lr_lora``, ``warmup``, ``weight_decay``, ``clip``.
         seconds: train for this long, however many examples that is; the learning rate follows the clock then.
+        dev, last, log, seen: as for ``train_stage_b``.
+
+    Returns:
+        ``examples`` seen and ``seconds`` taken; and what ``last`` measured.
 
     Raises:
         LlinkError: E402 when the loss is not finite.
     """
-    trainable = [p for p in lora.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=config.lr_lora, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-    steps = max(1, config.examples // config.batch)
-    targets = [[*decoder.tokenize(e.target)[: config.max_target_tokens], decoder.end_of_turn] for e in examples]
-    lengths = [len(decoder.tokenize(e.text)) + len(t) for e, t in zip(examples, targets, strict=True)]
-    torch.manual_seed(seed)
-    state = Checkpoint({"lora": lora}, {"all": optimizer}, {"seconds": torch.zeros(1, dtype=torch.float64)})
-    first = state.load(checkpoint) if checkpoint else 0
-    before, start = float(state.tensors["seconds"]), time.monotonic()
-    batches = task_batches(examples, lengths, config.batch, seed, first)
-    total = steps if seconds is None else round(seconds)
-    with track("Direct LoRA", total=total, unit="it" if seconds is None else "s") as bar:
-        shown = first if seconds is None else min(round(before), total)
-        bar(shown)
-        for step in count(first):
-            spent = before + time.monotonic() - start
-            done = step if seconds is None else min(round(spent), total)
-            bar(done - shown)
-            shown = done
-            share = step / steps if seconds is None else spent / seconds
-            if share >= 1:
-                break
-            lora.train()
-            rows = next(batches)
-            # In thousandths of the way where the clock decides, so that the schedule has a length.
-            here, whole = (step, steps) if seconds is None else (math.floor(1000 * share), 1000)
-            set_lr(optimizer, config.lr_lora * warmup_cosine(here, whole, config.warmup))
-            answers = [targets[i] for i in rows]
-            prompts = _prompts(decoder, [examples[i] for i in rows])
-            nats, _ = answer_losses(decoder, prompts, answers)
-            value = nats.sum() / sum(map(len, answers))
-            if not torch.isfinite(value):
-                raise LlinkError("E402", f"Direct LoRA: the loss is {value.item()} at step {step}.",
-                                 "Lower its learning rate, stage_b.lr_lora.")  # fmt: skip
-            accelerator.backward(value)
-            accelerator.clip_grad_norm_(trainable, config.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            seen(len(rows), sum(map(len, prompts)) + sum(map(len, answers)))
-            if step % 20 == 0:
-                log({"stage": NAME, "step": step, "examples": (step + 1) * config.batch, "loss": value.item()})
-            if (step + 1) % every == 0:
-                if checkpoint:
-                    spent = before + time.monotonic() - start
-                    state.tensors["seconds"] = torch.tensor([spent], dtype=torch.float64)
-                    state.save(checkpoint, step + 1)
-                lora.eval()
-                log({"stage": NAME, "step": step, **keep_rng(dev)})
-    lora.eval()
-    trained = {"examples": step * config.batch, "seconds": round(before + time.monotonic() - start, 1)}
-    log({"stage": NAME, "step": step, **trained})
-    return trained
+    size = whole_batch(config.batch, config.accumulation, accelerator)
+    done = fit(
+        _DirectLora(decoder, lora, examples, config, seed, size),
+        accelerator=accelerator,
+        seed=seed,
+        size=size,
+        accumulation=config.accumulation,
+        steps=max(1, config.examples // size),
+        schedule=lambda step, of: warmup_cosine(step, of, config.warmup),
+        weight_decay=config.weight_decay,
+        clip=config.clip,
+        seconds=seconds,
+        every=every,
+        checkpoint=checkpoint,
+        dev=dev,
+        last=last,
+        log=log,
+        seen=seen,
+    )
+    trained = {"examples": done.steps * size, "seconds": round(done.seconds, 1)}
+    log({"stage": NAME, "step": done.steps, **trained})
+    return trained, done.measured
+
+
+class _DirectLora(Stage):
+    """The decoder's cross-entropy given the raw text."""
+
+    name, label, cure = NAME, "Direct LoRA", "Lower its learning rate, stage_b.lr_lora."
+    shares = False
+
+    def __init__(
+        self, decoder: Decoder, lora: PeftModel, examples: Sequence[Example], config: StageB, seed: int, batch: int
+    ) -> None:
+        super().__init__()
+        self.lora, self._no_split_modules = lora, sharded_blocks(decoder)
+        self.decoder, self.rows, self.config, self.seed, self.batch = decoder, examples, config, seed, batch
+        self.prompts = [build(decoder, e.instruction, text=e.text) for e in examples]
+        self.targets = [
+            [*decoder.tokenize(e.target)[: config.max_target_tokens], decoder.end_of_turn] for e in examples
+        ]
+        self._step = 0
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [{"params": [p for p in self.lora.parameters() if p.requires_grad], "lr": self.config.lr_lora}]
+
+    def batches(self, size: int, first: int) -> Iterator[list[int]]:
+        lengths = [len(p.ids) + len(t) for p, t in zip(self.prompts, self.targets, strict=True)]
+        return task_batches(self.rows, lengths, size, self.seed, first)
+
+    def loss(self, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+        self._step = part.step
+        answers = [self.targets[i] for i in part.rows]
+        prompts = embedded(self.decoder, [self.prompts[i] for i in part.rows])
+        nats, _ = answer_losses(self.decoder, prompts, answers)
+        tokens = sum(len(self.targets[i]) for i in part.batch)
+        return nats.sum() * (part.count * part.weight / tokens), {}
+
+    def size(self, part: Part) -> tuple[int, int]:
+        return len(part.rows), sum(len(self.prompts[i].ids) + len(self.targets[i]) for i in part.rows)
+
+    def numbers(self) -> dict[str, float]:
+        return {"examples": (self._step + 1) * self.batch}
+
+    def examples(self, part: Part) -> list[dict[str, str]]:
+        return [{"text": e.text, "task": e.task, "target": e.target} for e in (self.rows[i] for i in part.rows)]
 
 
 @torch.inference_mode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ INPUTS: dict[str, set[str]] = {
     "stage_c": _DECODED,
 }
 """What each stage can give to a loss; docs/plugins.md says what they are."""
+OF_PART = {"logits", "teacher_logits", "labels", "own"}
+"""What is too large to be passed between the parts of a batch. A loss that asks for any of it sees its part alone."""
 
 
 def check_losses(recipe: Recipe) -> None:
@@ -54,6 +56,9 @@ class Objective:
         stage: section of the recipe.
         weights: by name of the loss.
 
+    Attributes:
+        of_batch, of_part: names of the losses that see the whole batch, and of those that see one part of it.
+
     Raises:
         LlinkError: E408 when a loss cannot be made, or asks for an input that the stage does not have.
     """
@@ -78,24 +83,33 @@ class Objective:
                     f"Available: {', '.join(sorted(INPUTS[stage]))}.",
                 )  # fmt: skip
             self._asks[name] = asks
+        self.of_part = [name for name, asks in self._asks.items() if OF_PART & set(asks)]
+        self.of_batch = [name for name in self._asks if name not in self.of_part]
 
-    def asks(self, name: str) -> bool:
-        """Whether any of the losses takes this input."""
-        return any(name in asks for asks in self._asks.values())
+    def asks(self, name: str, without: Sequence[str] = ()) -> bool:
+        """Whether any of the losses takes this input, of those that can do ``without`` others."""
+        return any(
+            name in asks for asks in self._asks.values() if not any(asks.get(missing, False) for missing in without)
+        )
 
     def __call__(
-        self, later: Mapping[str, Callable[[], Any]] = MappingProxyType({}), /, **inputs: Any
+        self,
+        later: Mapping[str, Callable[[], Any]] = MappingProxyType({}),
+        names: Sequence[str] | None = None,
+        /,
+        **inputs: Any,
     ) -> tuple[Any, dict[str, Tensor]]:
         """The weighted sum (0 where there is no loss) and each loss by name.
 
         Args:
+            names: of the losses to compute; None for all.
             inputs: what the losses of this step may ask for.
             later: how to make further inputs, once, and only if a loss asks for them. A loss that needs an input
                 which is in neither sits this step out.
         """
         values: dict[str, Tensor] = {}
-        for name, loss in self.losses.items():
-            asks = self._asks[name]
+        for name in self.losses if names is None else names:
+            loss, asks = self.losses[name], self._asks[name]
             if any(needed and ask not in inputs and ask not in later for ask, needed in asks.items()):
                 continue
             inputs |= {ask: later[ask]() for ask in asks if ask in later and ask not in inputs}

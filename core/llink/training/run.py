@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
-from peft import set_peft_model_state_dict
+from peft import PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -33,6 +33,7 @@ from llink.projectors.mlp import MLPProjector
 from llink.recipe import Injection, Recipe, load_recipe
 from llink.training import trackers
 from llink.training.features import FeatureCache, Features, MatchedMeans, Vectors
+from llink.training.loop import accelerator_for
 from llink.training.objective import check_losses
 from llink.training.run_folder import RunFolder
 from llink.training.stage_a import AlignmentData, train_stage_a
@@ -101,19 +102,19 @@ class Run:
         """Load everything a run needs; the folder is claimed first, so that a mistake there costs no time."""
         language = plugins.language(recipe.language)
         check_losses(recipe)
-        claim(recipe, out, resume)
+        accelerator = accelerator_for(recipe.device, **trackers.options(track, out))
+        claim(recipe, out, resume, accelerator)
         pairs = training_pairs(recipe.data, data, language.normalise)
         english = english_text(recipe.data, data, language.normalise)
         instructions, about = read_instructions(recipe.data, data, language.normalise)
         dev = {
             name: dev_pairs(recipe.data, data, name, language.normalise).rows[:CANDIDATES] for name in recipe.data.dev
         }
-        print(f"Training data: {pairs.summary()}" + (f"; {about}" if instructions else ""), flush=True)
-        accelerator = Accelerator(cpu=recipe.device == "cpu", **trackers.options(track, out))
+        accelerator.print(f"Training data: {pairs.summary()}" + (f"; {about}" if instructions else ""), flush=True)
         folder = RunFolder(out, accelerator, recipe.model_dump(mode="json"))
         device = str(accelerator.device) if recipe.device == "auto" else recipe.device
         dtype = None if recipe.dtype == "auto" else recipe.dtype
-        with folder.timed("load"):
+        with folder.timed("load"), accelerator.local_main_process_first():  # which fetches them
             encoder = load_encoder(recipe.encoder.name, device=device, dtype=dtype, **recipe.encoder.options)
             decoder = load_decoder(recipe.decoder.name, device=device, dtype=dtype, **recipe.decoder.options)
         cache = FeatureCache(home() / "features", encoder)
@@ -143,7 +144,7 @@ class Run:
         Raises:
             LlinkError: E404 when ``out`` holds another run.
         """
-        claim(recipe, out, resume=True)
+        claim(recipe, out, True, self.accelerator)
         folder = RunFolder(out, self.accelerator, recipe.model_dump(mode="json"))
         return replace(self, recipe=recipe, out=out, folder=folder, metrics={})
 
@@ -165,12 +166,15 @@ class Run:
         return bridge
 
     def encode(self) -> None:
-        """Run the frozen encoder once over every text that is not in the cache yet."""
+        """Run the frozen encoder once over every text that is not in the cache yet; the ranks share them out."""
         with self.folder.timed("encode"):
-            self.cache.ensure([p.foreign for p in self.pairs.rows], f"Encoding {self.language.name}")
-            self.cache.ensure([p.foreign for rows in self.dev.values() for p in rows], "Encoding dev sets")
+            self._ensure([p.foreign for p in self.pairs.rows], f"Encoding {self.language.name}")
+            self._ensure([p.foreign for rows in self.dev.values() for p in rows], "Encoding dev sets")
             english = [p.english for p in self.pairs.rows] if self._english_side else []
-            self.cache.ensure(english + self.english, "Encoding English")
+            self._ensure(english + self.english, "Encoding English")
+
+    def _ensure(self, texts: list[str], label: str) -> None:
+        self.cache.ensure(texts, label, accelerator=self.accelerator)
 
     @property
     def _english_side(self) -> bool:
@@ -195,7 +199,7 @@ class Run:
         with self.folder.timed("stage_a"):
             bridge = self.bridge()
             projector = bridge.projector
-            inputs, teachers, groups = self._alignment()
+            inputs, teachers, groups, texts, answers = self._alignment()
             mean = teachers.first(len(self.pairs.rows)).mean()
             if self.recipe.teacher.centre:
                 teachers = replace(teachers, offset=-mean)
@@ -203,28 +207,30 @@ class Run:
             projector.fit_input(inputs.sample())
             train_stage_a(
                 projector,
-                AlignmentData(inputs, teachers, groups),
+                AlignmentData(inputs, teachers, groups, texts, answers),
                 self.recipe.stage_a,
                 seed=self.recipe.seed,
                 accelerator=self.accelerator,
                 dev=lambda: self._dev_ranks(projector),
-                checkpoint=self.out / "checkpoints" / "stage_a",
+                checkpoint=self.out / "checkpoints" / "stage_a.safetensors",
                 checkpoint_every=self.recipe.checkpoint_every,
                 log=self.folder.log,
                 seen=self.folder.seen,
             )
         self._tell("a", self.retrieval(bridge))
-        _save(projector.state_dict(), done)
+        self._save(projector.state_dict(), done)
 
     def _tell(self, stage: str, retrieval: dict[str, dict[str, float]], when: str = "") -> None:
         """Log and print the retrieval of each dev set, in stage C ``before`` and ``after`` it."""
         for name, metrics in retrieval.items():
             self.folder.log({"stage": stage, "dev": name, **({"when": when} if when else {}), **metrics})
-            print(f"{' '.join(['Stage', stage.upper(), when]).strip()}, {name}: R@1 {metrics['r1']:.3f}, "
-                  f"R@5 {metrics['r5']:.3f}, MRR {metrics['mrr']:.3f} of {len(self.dev[name])}", flush=True)  # fmt: skip
+            self.accelerator.print(
+                f"{' '.join(['Stage', stage.upper(), when]).strip()}, {name}: R@1 {metrics['r1']:.3f}, "
+                f"R@5 {metrics['r5']:.3f}, MRR {metrics['mrr']:.3f} of {len(self.dev[name])}", flush=True,
+            )  # fmt: skip
 
-    def _alignment(self) -> tuple[Vectors, Vectors, Tensor]:
-        """zF, hE and the group of each row: the foreign side, the English side, general English."""
+    def _alignment(self) -> tuple[Vectors, Vectors, Tensor, list[str], list[str]]:
+        """``AlignmentData`` of the foreign side, the English side, general English."""
         foreign, english = [p.foreign for p in self.pairs.rows], [p.english for p in self.pairs.rows]
         texts, answers = list(foreign), list(english)
         if self.recipe.stage_a.english_side:
@@ -234,7 +240,7 @@ class Run:
             answers += distinct
         group = {text: n for n, text in enumerate(dict.fromkeys(answers))}
         groups = torch.tensor([group[answer] for answer in answers])
-        return self.features.vectors(texts), self.teacher_vectors(answers), groups
+        return self.features.vectors(texts), self.teacher_vectors(answers), groups, texts, answers
 
     def teachers(self, english: list[str]) -> Tensor:
         """hE ``[N, D]`` of English texts, float32, from the cache."""
@@ -243,7 +249,7 @@ class Run:
     def teacher_vectors(self, english: list[str]) -> Vectors:
         """As ``teachers``, left on disk."""
         cache = FeatureCache(home() / "features", TeacherEncoder(self.decoder, self.recipe.teacher))
-        cache.ensure(english, "Teacher states")
+        cache.ensure(english, "Teacher states", accelerator=self.accelerator)
         return cache.vectors(english)
 
     @torch.inference_mode()
@@ -294,7 +300,7 @@ class Run:
         bridge.load_state_dict(load_bridge(before, read_manifest(before)).state_dict())
         bridge.eval()
         retrieval = self.retrieval(bridge)
-        if not (self.out / "checkpoints" / "stage_c").exists():
+        if not (self.out / "checkpoints" / "stage_c.safetensors").exists():
             self._tell("c", retrieval, "before")
         self.metrics = {"retrieval before stage C": retrieval}
         self._inject("c", bridge, before, adapter)
@@ -317,7 +323,7 @@ class Run:
             weights = lora_weights(start, self.decoder, lora.peft_config["default"])
             set_peft_model_state_dict(lora, weights)
         with self.folder.timed(f"stage_{stage}"):
-            train_stage_b(
+            self.metrics |= train_stage_b(
                 bridge,
                 self.decoder,
                 lora,
@@ -330,21 +336,27 @@ class Run:
                 accelerator=self.accelerator,
                 verbatim=self.recipe.verbatim,
                 dev=lambda: self.losses(bridge) | (self._found(bridge) if stage == "c" else {}),
+                last=lambda: self._result(bridge, lora),
                 every=self.recipe.checkpoint_every,
-                checkpoint=self.out / "checkpoints" / f"stage_{stage}",
+                checkpoint=self.out / "checkpoints" / f"stage_{stage}.safetensors",
                 log=self.folder.log,
                 seen=self.folder.seen,
             )
+        if self.accelerator.is_main_process:
+            save_adapter(adapter, bridge, lora, self.manifest())
+        self.accelerator.wait_for_everyone()
+        lora.unload()  # the decoder is bare again, for whoever uses it next
+        return adapter
+
+    def _result(self, bridge: Bridge, lora: PeftModel) -> dict[str, Any]:
+        """The manifest's metrics."""
         # The teacher is the frozen decoder: where its states are not in the cache yet, the LoRA must be off.
         with lora.disable_adapter():
             retrieval = self.retrieval(bridge)
-        self.metrics |= {
+        return {
             "retrieval": retrieval,
             "usage": {name: self._usage(bridge, rows) for name, rows in self.dev.items()},
         }
-        save_adapter(adapter, bridge, lora, self.manifest())
-        lora.unload()  # the decoder is bare again, for whoever uses it next
-        return adapter
 
     def aligned(self) -> Bridge:
         """The bridge with the projector of stage A; E405 when the folder holds no result of it."""
@@ -367,10 +379,10 @@ class Run:
             with self.folder.timed("warm_start"):
                 train_warm_start(
                     bridge, self.decoder, self.features, texts, self.recipe.warm_start, seed=self.recipe.seed,
-                    accelerator=self.accelerator, checkpoint=self.out / "checkpoints" / "warm_start",
+                    accelerator=self.accelerator, checkpoint=self.out / "checkpoints" / "warm_start.safetensors",
                     checkpoint_every=self.recipe.checkpoint_every, log=self.folder.log, seen=self.folder.seen,
                 )  # fmt: skip
-            _save(bridge.state_dict(), done)
+            self._save(bridge.state_dict(), done)
         if done.exists():
             bridge.load_state_dict(load_file(done))
         return bridge
@@ -378,8 +390,9 @@ class Run:
     def examples(self, config: Injection) -> list[Example]:
         """The training examples of stage B or C, all of their texts encoded."""
         english = self.english if self._english_side else None
-        examples = training_examples(self.recipe, self.decoder, self.pairs.rows, english, self.instructions, config)
-        self.cache.ensure([example.text for example in examples], "Encoding instructions")
+        with self.accelerator.main_process_first():  # which lets the decoder answer, and keeps the answers
+            examples = training_examples(self.recipe, self.decoder, self.pairs.rows, english, self.instructions, config)
+        self._ensure([example.text for example in examples], "Encoding instructions")
         channel = self.recipe.verbatim
         return with_values(examples, self.language, channel.share) if channel.tokens else examples
 
@@ -433,6 +446,12 @@ class Run:
             "metrics": self.metrics,
             "init_from": init_from,
         }
+
+    def _save(self, tensors: dict[str, Tensor], path: Path) -> None:
+        """Write a stage's result on one rank; the others wait for it."""
+        if self.accelerator.is_main_process:
+            _save(tensors, path)
+        self.accelerator.wait_for_everyone()
 
 
 def training_examples(
@@ -495,8 +514,14 @@ def _parent(recipe: Recipe, encoder: Encoder, decoder: Decoder) -> tuple[Path, M
     return folder, manifest
 
 
-def claim(recipe: Recipe, out: Path, resume: bool) -> None:
-    """Make the run folder, or take up the one that is there if it is the same recipe's."""
+def claim(recipe: Recipe, out: Path, resume: bool, accelerator: Accelerator) -> None:
+    """Make the run folder on one rank, or take up the one that is there if it is the same recipe's."""
+    if accelerator.is_main_process:
+        _claim(recipe, out, resume)
+    accelerator.wait_for_everyone()
+
+
+def _claim(recipe: Recipe, out: Path, resume: bool) -> None:
     path = out / "recipe.yaml"
     if path.exists():
         if not resume:
@@ -505,7 +530,7 @@ def claim(recipe: Recipe, out: Path, resume: bool) -> None:
         if kept == recipe:
             return
         # Stage C is at the end: until it has begun, it may be set anew.
-        begun = any((out / name).exists() for name in ("adapter_c", "checkpoints/stage_c"))
+        begun = any((out / name).exists() for name in ("adapter_c", "checkpoints/stage_c.safetensors"))
         if begun or kept.model_copy(update={"stage_c": recipe.stage_c}) != recipe:
             raise LlinkError(
                 "E404", f"The run in {out} has another recipe.", "Use the same recipe and --set, or another --out."

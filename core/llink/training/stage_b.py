@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
@@ -16,17 +16,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
 from llink.bridge import Bridge
-from llink.errors import LlinkError
 from llink.interfaces import Decoder, Language
-from llink.progress import track
 from llink.prompt import TASKS, Prompt, beside, build, channel
-from llink.reading import in_batches, mean_loss, padded, target_logits, target_losses, token_losses
+from llink.reading import in_batches, padded, target_logits, target_losses, token_losses
 from llink.recipe import Injection, StageB, Verbatim
 from llink.scoring import answer_logits, embedded
-from llink.training.checkpoints import Checkpoint
 from llink.training.features import Features
+from llink.training.loop import Log, Measure, Part, Stage, fit, warmup_cosine, whole_batch
 from llink.training.objective import Objective
-from llink.training.stage_a import warmup_cosine
 from llink.training.verbatim import Batches
 from llink.training.warm_start import SlotTargets, features, length_batches, slot_inputs
 from llink.verbatim import bounded
@@ -87,12 +84,13 @@ def train_stage_b(
     seed: int,
     accelerator: Accelerator,
     verbatim: Verbatim = Verbatim(),  # noqa: B008 (frozen)
-    dev: Callable[[], dict[str, float]] = dict,
+    dev: Measure = dict,
+    last: Measure = dict,
     every: int = 500,
     checkpoint: Path | None = None,
-    log: Callable[[dict[str, Any]], None] = lambda _: None,
+    log: Log = lambda _: None,
     seen: Callable[[int, int], None] = lambda *_: None,
-) -> None:
+) -> dict[str, Any]:
     """Train injector and LoRA in place, and the projector where it has a learning rate.
 
     Args:
@@ -100,111 +98,167 @@ def train_stage_b(
         examples: drawn in an order that is new every pass, batches of one task and of like length.
         verbatim: the verbatim channel, of the examples that have values.
         dev: called every ``every`` steps and at the end; its numbers are plain cross-entropies.
-        log: gets the cross-entropy, every other loss by name and the injector's scale and gate, as ``injector.<name>``,
-            every 20 steps.
-        seen: gets how many examples each step took, and their tokens: prompts, slots included, and targets.
+        last: called at the very end, while a decoder that FSDP has sharded can still be run.
+        log: gets the cross-entropy and every other loss by name every 20 steps, and the injector's scale and gate as
+            ``injector.<name>``.
+        seen: gets how many examples each step took on this rank, and their tokens: prompts, slots included, and targets.
+
+    Returns:
+        What ``last`` measured.
 
     Raises:
         LlinkError: E402 when the loss is not finite, E408 when a loss of a plugin cannot be had.
     """
-    device = accelerator.device
-    bridge.to(device)
-    bridge.projector.requires_grad_(config.lr_projector > 0)
+    size = whole_batch(config.batch, config.accumulation, accelerator)
     made = Batches(decoder, bridge.slots, examples, verbatim, longest=config.max_target_tokens, seed=seed)
-    english = [decoder.tokenize(e.english) for e in examples]
-    aims = SlotTargets(decoder, bridge.slots)
-    optimizer = _optimizer(bridge, lora, config)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    steps = max(1, config.examples // config.batch)
-    objective = Objective(f"stage_{stage}", config.losses)
-    torch.manual_seed(seed)
-    state = Checkpoint({"bridge": bridge, "lora": lora}, {"all": optimizer})
-    first = state.load(checkpoint) if checkpoint else 0
-    batches = task_batches(examples, [len(t) + cache.length(e.text) for t, e in zip(made.targets, examples, strict=True)],
-                           config.batch, seed, first)  # fmt: skip
-    trainable = [p for group in optimizer.param_groups for p in group["params"]]
-    with track(f"Stage {stage.upper()}", total=steps) as bar:
-        bar(first)
-        for step in range(first, steps):
-            bridge.train()
-            bridge.projector.train(config.lr_projector > 0)
-            lora.train()
-            rows = next(batches)
-            factor = warmup_cosine(step, steps, config.warmup)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            some, prompts, wanted = made(rows, step)
-            slots = bridge(*features(cache, [e.text for e in some], device))
-            labels, own = padded(decoder, wanted, device)
-            logits = target_logits(decoder, prompts, slots, labels)
-            right = mean_loss(token_losses(logits, labels, own), wanted)
-            later = slot_inputs(aims, slots, [english[i] for i in rows])
-            later["teacher_logits"] = partial(_teacher_logits, decoder, lora, some, labels)
-            if step % config.usage_every == 0:
-                later["zero"] = partial(_zero_loss, decoder, bridge, prompts, wanted, right)
-            extra, terms = objective(later, slots=slots, right=right, logits=logits, labels=labels, own=own)
-            loss = right + extra
-            del logits  # large, and backward works from copies of its own
-            if not torch.isfinite(loss):
-                raise LlinkError(
-                    "E402", f"Stage {stage.upper()}: the loss is {loss.item()} at step {step}.",
-                    "Lower its learning rates.",
-                )  # fmt: skip
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(trainable, config.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            bar(1)
-            seen(len(rows), sum(len(p.ids) + len(target) + 1 for p, target in zip(prompts, wanted, strict=True)))
-            if step % 20 == 0 or step == steps - 1:
-                log({**{name: term.item() for name, term in terms.items()},
-                     **{f"injector.{name}": p.item() for name, p in bridge.injector.named_parameters() if p.numel() == 1},
-                     "stage": stage, "step": step, "examples": (step + 1) * config.batch, "loss": right.item()})  # fmt: skip
-            if (step + 1) % every == 0 and step + 1 < steps:
-                if checkpoint:
-                    state.save(checkpoint, step + 1)
-                bridge.eval()
-                lora.eval()
-                log({"stage": stage, "step": step, **keep_rng(dev)})
-    bridge.eval()
-    lora.eval()
-    log({"stage": stage, "step": steps - 1, **keep_rng(dev)})
+    return fit(
+        _WithDecoder(stage, bridge, decoder, lora, cache, made, config, seed, accelerator.device, size),
+        accelerator=accelerator,
+        seed=seed,
+        size=size,
+        accumulation=config.accumulation,
+        steps=max(1, config.examples // size),
+        schedule=lambda step, of: warmup_cosine(step, of, config.warmup),
+        weight_decay=config.weight_decay,
+        clip=config.clip,
+        every=every,
+        checkpoint=checkpoint,
+        dev=dev,
+        last=last,
+        log=log,
+        seen=seen,
+    ).measured
 
 
-def keep_rng(work: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Run ``work`` without moving the random state, so that measuring does not change training."""
-    state = torch.get_rng_state()
-    try:
-        return work()
-    finally:
-        torch.set_rng_state(state)
+class _WithDecoder(Stage):
+    """The decoder's cross-entropy given the slots, and what else the recipe weighs."""
+
+    cure = "Lower its learning rates."
+
+    def __init__(
+        self,
+        stage: str,
+        bridge: Bridge,
+        decoder: Decoder,
+        lora: PeftModel,
+        cache: Features,
+        made: Batches,
+        config: Injection,
+        seed: int,
+        device: torch.device,
+        batch: int,
+    ) -> None:
+        super().__init__()
+        self.name, self.label = stage, f"Stage {stage.upper()}"
+        bridge.projector.requires_grad_(config.lr_projector > 0)
+        self.bridge, self.lora, self.replicated = bridge, lora, [bridge]
+        self._no_split_modules = sharded_blocks(decoder)
+        self.decoder, self.cache, self.made, self.config = decoder, cache, made, config
+        self.seed, self.device, self.batch = seed, device, batch
+        self.english = [decoder.tokenize(e.english) for e in made.examples]
+        self.aims, self.objective = SlotTargets(decoder, bridge.slots), Objective(f"stage_{stage}", config.losses)
+        self.shares = bool(self.objective.of_batch)
+        self._step, self._batch = -1, made([], 0)
+
+    def train(self, mode: bool = True) -> _WithDecoder:
+        super().train(mode)
+        self.bridge.projector.train(mode and self.config.lr_projector > 0)
+        return self
+
+    def groups(self) -> list[dict[str, Any]]:
+        """LoRA, injector, the scales and gates, and the projector where it is trained."""
+        bridge, config = self.bridge, self.config
+        scales = [p for n, p in bridge.injector.named_parameters() if n in ("scale", "gate")]
+        others = [p for n, p in bridge.injector.named_parameters() if n not in ("scale", "gate")]
+        groups = [
+            {"params": [p for p in self.lora.parameters() if p.requires_grad], "lr": config.lr_lora},
+            {"params": others, "lr": config.lr_injector},
+            {"params": scales, "lr": config.lr_scale},
+        ]
+        if config.lr_projector:
+            groups.append({"params": list(bridge.projector.parameters()), "lr": config.lr_projector})
+        return groups
+
+    def batches(self, size: int, first: int) -> Iterator[list[int]]:
+        examples = self.made.examples
+        texts = self.cache.lengths([e.text for e in examples])
+        lengths = [len(target) + length for target, length in zip(self.made.targets, texts, strict=True)]
+        return task_batches(examples, lengths, size, self.seed, first)
+
+    def loss(self, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+        if part.step != self._step:  # values are swapped anew in each step
+            self._step, self._batch = part.step, self.made(part.batch, part.step)
+        some, prompts, wanted = map(part.pick, self._batch)
+        own_slots = self.bridge(*features(self.cache, [e.text for e in some], self.device))
+        slots = part.join("slots", own_slots) if self.shares else own_slots
+        contrast = part.step % self.config.usage_every == 0
+        compares = self.objective.asks("right", without=() if contrast else ("zero",))
+        if part.beforehand and not compares:
+            return slots.sum(), {}
+        tokens = sum(len(target) + 1 for target in self._batch[2])
+        labels, own = padded(self.decoder, wanted, self.device)
+        logits = target_logits(self.decoder, prompts, own_slots, labels)
+        nats = token_losses(logits, labels, own).sum() / tokens
+        # Each token counts the same, whichever part it is in: the average over the parts is nats per token of the batch.
+        right = nats * part.count * part.weight
+        inputs = {"slots": slots}
+        later = slot_inputs(self.aims, slots, [self.english[i] for i in part.batch])
+        if compares:
+            inputs["right"] = part.total("right", nats)
+            if contrast:
+                later["zero"] = partial(self._zero, part, prompts, wanted, inputs["right"], tokens)
+        if part.beforehand:
+            if contrast and self.objective.asks("zero"):
+                later["zero"]()
+            return slots.sum(), {}
+        extra, terms = self.objective(later, self.objective.of_batch, **inputs)
+        loss = right + extra
+        if self.objective.of_part:
+            later |= slot_inputs(self.aims, own_slots, [self.english[i] for i in part.rows])
+            later["teacher_logits"] = partial(_teacher_logits, self.decoder, self.lora, some, labels)
+            inputs |= {"slots": own_slots, "logits": logits, "labels": labels, "own": own}
+            extra, own_terms = self.objective(later, self.objective.of_part, **inputs)
+            share = part.weight * part.count * int(own.sum()) / tokens
+            loss, terms = loss + share * extra, terms | {name: share * term for name, term in own_terms.items()}
+        return loss, {**terms, "loss": right}
+
+    def _zero(
+        self, part: Part, prompts: Sequence[Prompt], wanted: Sequence[Sequence[int]], right: Tensor, tokens: int
+    ) -> Tensor:
+        """``L_zero``, with the verbatim channel as it was. Where the hinge is closed its gradient is zero, so the graph is
+        built only where it is open."""
+
+        def nats() -> Tensor:
+            reserved = self.bridge.reserved.expand(len(wanted), -1, -1)
+            return target_losses(self.decoder, prompts, reserved, wanted).sum() / tokens
+
+        zero = part.known("zero")
+        if zero is None:
+            with torch.no_grad():
+                zero = part.total("zero", nats())
+        if part.beforehand or right.detach() <= zero:
+            return zero
+        return part.total("zero", nats())
+
+    def size(self, part: Part) -> tuple[int, int]:
+        _, prompts, wanted = map(part.pick, self._batch)
+        return len(part.rows), sum(len(prompt.ids) for prompt in prompts) + sum(len(target) + 1 for target in wanted)
+
+    def numbers(self) -> dict[str, float]:
+        scales = {
+            f"injector.{n}": float(p.detach()) for n, p in self.bridge.injector.named_parameters() if p.numel() == 1
+        }
+        return {**scales, "examples": (self._step + 1) * self.batch}
+
+    def examples(self, part: Part) -> list[dict[str, str]]:
+        return [{"text": e.text, "task": e.task, "target": e.target} for e in part.pick(self._batch[0])]
 
 
-def _optimizer(bridge: Bridge, lora: PeftModel, config: Injection) -> torch.optim.Optimizer:
-    """One AdamW; its groups are LoRA, injector, the scales and gates, and the projector where it is trained."""
-    scales = [p for n, p in bridge.injector.named_parameters() if n in ("scale", "gate")]
-    others = [p for n, p in bridge.injector.named_parameters() if n not in ("scale", "gate")]
-    groups = [
-        {"params": [p for p in lora.parameters() if p.requires_grad], "lr": config.lr_lora},
-        {"params": others, "lr": config.lr_injector},
-        {"params": scales, "lr": config.lr_scale},
-    ]
-    if config.lr_projector:
-        groups.append({"params": list(bridge.projector.parameters()), "lr": config.lr_projector})
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-
-
-def _zero_loss(
-    decoder: Decoder, bridge: Bridge, prompts: Sequence[Prompt], wanted: Sequence[Sequence[int]], right: Tensor
-) -> Tensor:
-    """``L_zero``, with the verbatim channel as it was. Where the hinge is closed its gradient is zero, so the graph is
-    built only where it is open."""
-    reserved = bridge.reserved.expand(len(wanted), -1, -1)
-    with torch.no_grad():
-        zero = mean_loss(target_losses(decoder, prompts, reserved, wanted), wanted)
-    if right.detach() <= zero:
-        return zero
-    return mean_loss(target_losses(decoder, prompts, reserved, wanted), wanted)
+def sharded_blocks(decoder: Decoder) -> list[str]:
+    """The classes of a decoder's layers, each of which FSDP shards by itself."""
+    model: Any = decoder.model
+    present = {type(module).__name__ for module in model.modules()}
+    return sorted(present & set(getattr(model, "_no_split_modules", None) or ()))
 
 
 @torch.no_grad()
@@ -215,7 +269,9 @@ def _teacher_logits(decoder: Decoder, lora: PeftModel, examples: Sequence[Exampl
         return answer_logits(decoder, embedded(decoder, prompts), labels)
 
 
-def task_batches(examples: Sequence[Example], lengths: Sequence[int], batch: int, seed: int, first: int = 0) -> Any:
+def task_batches(
+    examples: Sequence[Example], lengths: Sequence[int], batch: int, seed: int, first: int = 0
+) -> Iterator[list[int]]:
     """Endless batches of one task each, of like length; tasks come as often as they have examples."""
     by_task: dict[str, list[int]] = {}
     for i, example in enumerate(examples):

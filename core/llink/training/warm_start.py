@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llink.bridge import Bridge
-from llink.errors import LlinkError
 from llink.interfaces import Decoder
-from llink.progress import track
 from llink.recipe import WarmStart
-from llink.training.checkpoints import Checkpoint
 from llink.training.features import Features
+from llink.training.loop import Log, Part, Stage, fit, warmup_cosine, whole_batch
 from llink.training.objective import Objective
-from llink.training.stage_a import set_lr, warmup_cosine
 
 
 class SlotTargets:
@@ -95,7 +92,7 @@ def train_warm_start(
     accelerator: Accelerator,
     checkpoint: Path | None = None,
     checkpoint_every: int = 200,
-    log: Callable[[dict[str, Any]], None] = lambda _: None,
+    log: Log = lambda _: None,
     seen: Callable[[int], None] = lambda _: None,
 ) -> Bridge:
     """Train the injector in place; the projector stays as stage A left it.
@@ -103,47 +100,71 @@ def train_warm_start(
     Args:
         examples: (text the encoder reads, English it stands for).
         log: gets the sum and every loss by name every 50 steps.
-        seen: gets how many examples each step took.
+        seen: gets how many examples each step took on this rank.
 
     Raises:
         LlinkError: E402 when the loss is not finite, E408 when a loss of a plugin cannot be had.
     """
-    device = accelerator.device
-    bridge.to(device).train()
-    bridge.projector.eval().requires_grad_(False)
-    fit_states(bridge, cache, [text for text, _ in examples], seed)
-    ids = [decoder.tokenize(english) for _, english in examples]
-    optimizer = torch.optim.AdamW(bridge.injector.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    targets, objective = SlotTargets(decoder, bridge.slots), Objective("warm_start", config.losses)
-    per_epoch = math.ceil(len(examples) / config.batch)
-    steps = round(config.epochs * per_epoch)
-    torch.manual_seed(seed)
-    state = Checkpoint({"bridge": bridge}, {"injector": optimizer})
-    first = state.load(checkpoint) if checkpoint else 0
-    batches = length_batches(cache.lengths([text for text, _ in examples]), config.batch, seed, first)
-    with track("Warm start", total=steps) as bar:
-        bar(first)
-        for step in range(first, steps):
-            rows = next(batches)
-            set_lr(optimizer, config.lr * warmup_cosine(step, steps, 0.05))
-            slots = bridge(*features(cache, [examples[i][0] for i in rows], device))
-            loss, terms = objective(slot_inputs(targets, slots, [ids[i] for i in rows]), slots=slots)
-            if not torch.isfinite(loss):
-                raise LlinkError(
-                    "E402", f"Warm start: the loss is {loss.item()} at step {step}.", "Lower warm_start.lr."
-                )
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(bridge.injector.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            bar(1)
-            seen(len(rows))
-            if step % 50 == 0 or step == steps - 1:
-                log({**{name: term.item() for name, term in terms.items()},
-                     "stage": "warm_start", "step": step, "loss": loss.item()})  # fmt: skip
-            if checkpoint and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
-                state.save(checkpoint, step + 1)
-    return bridge.eval()
+    size = whole_batch(config.batch, 1, accelerator)
+    fit(
+        _WarmStart(bridge, decoder, cache, examples, config, seed, accelerator.device),
+        accelerator=accelerator,
+        seed=seed,
+        size=size,
+        accumulation=1,
+        steps=round(config.epochs * math.ceil(len(examples) / size)),
+        schedule=lambda step, of: warmup_cosine(step, of, 0.05),
+        weight_decay=0.01,
+        clip=1.0,
+        every=checkpoint_every,
+        checkpoint=checkpoint,
+        log=log,
+        seen=seen,
+    )
+    return bridge
+
+
+class _WarmStart(Stage):
+    """Slots against the English input embeddings."""
+
+    name, label, cure, log_every = "warm_start", "Warm start", "Lower warm_start.lr.", 50
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        decoder: Decoder,
+        cache: Features,
+        examples: Sequence[tuple[str, str]],
+        config: WarmStart,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        bridge.projector.requires_grad_(False)
+        fit_states(bridge, cache, [text for text, _ in examples], seed)
+        self.bridge, self.replicated = bridge, [bridge]
+        self.cache, self.pairs, self.config, self.seed, self.device = cache, examples, config, seed, device
+        self.english = [decoder.tokenize(english) for _, english in examples]
+        self.aims, self.objective = SlotTargets(decoder, bridge.slots), Objective("warm_start", config.losses)
+
+    def train(self, mode: bool = True) -> _WarmStart:
+        super().train(mode)
+        self.bridge.projector.eval()
+        return self
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.bridge.injector.parameters()), "lr": self.config.lr}]
+
+    def batches(self, size: int, first: int) -> Iterator[list[int]]:
+        return length_batches(self.cache.lengths([text for text, _ in self.pairs]), size, self.seed, first)
+
+    def loss(self, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+        own = self.bridge(*features(self.cache, [self.pairs[i][0] for i in part.rows], self.device))
+        slots = part.join("slots", own)
+        return self.objective(slot_inputs(self.aims, slots, [self.english[i] for i in part.batch]), slots=slots)
+
+    def examples(self, part: Part) -> list[dict[str, str]]:
+        return [dict(zip(("text", "target"), self.pairs[i], strict=True)) for i in part.rows]
 
 
 def features(cache: Features, texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,7 +182,7 @@ def fit_states(bridge: Bridge, cache: Features, texts: Sequence[str], seed: int)
     bridge.injector.fit_input(states[mask])
 
 
-def length_batches(lengths: Sequence[int], batch: int, seed: int, first: int = 0) -> Any:
+def length_batches(lengths: Sequence[int], batch: int, seed: int, first: int = 0) -> Iterator[list[int]]:
     """Endless batches of row numbers of like length, in an order that is new every epoch.
 
     Rows are shuffled, sorted by length within windows of 50 batches, and the batches shuffled again; so the
