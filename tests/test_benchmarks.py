@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 from llink.adapter import pair_name
+from llink.data.pairs import Pair, write_pairs
 from llink.testing import _stored
+from llink_khmer import SAMPLES
 
 ROOT = Path(__file__).parents[1]
 FEW = {
@@ -21,6 +23,8 @@ FEW = {
     "mixed": ["--repeats", "1", "--rows", "3", "--tokens", "2"],
     "prefill": ["--repeats", "1", "--sentences", "1", "2"],
     "shelf": ["--repeats", "5", "--adapters", "1", "3"],
+    "encode": ["--repeats", "1", "--texts", "24", "--batches", "4", "8"],
+    "cache": ["--pairs", "100", "300"],
     "stress": ["--requests", "6", "--threads", "3", "--tokens", "2"],
     "gpu": ["--tiny", "--repeats", "2"],
 }
@@ -40,6 +44,7 @@ def home(
     (home / "registry.yaml").write_text(yaml.safe_dump(registry))
     for code, folder in tiny_adapters.items():
         shutil.copytree(folder, home / "adapters" / code / pair_name("xlm_roberta", "chatml_llama"))
+    write_pairs(home / "data" / "km" / "train.jsonl.gz", (Pair(s.english, s.foreign) for s in SAMPLES))
     return home
 
 
@@ -70,6 +75,17 @@ def test_benchmark(name: str, home: Path, tmp_path: Path) -> None:
         assert "Measured on" in section
     if name == "stress":
         assert "| answers that no adapter of the language gives | 0 |" in section
+
+
+def test_encoding_needs_the_recipes_text(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "encode.py", "--data", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 1
+    assert re.fullmatch(r"This is measured on the text of the Khmer recipe. \[E210\] .*--data.*\n", run.stderr)
 
 
 def test_every_benchmark_has_its_place() -> None:

@@ -30,7 +30,7 @@ from llink.errors import LlinkError
 from llink.home import ensure_folder, write_error
 from llink.interfaces import Encoded, Encoder
 from llink.progress import track
-from llink.training.index import KEY, RECORD, Index, Rows, shard_name, text_key, text_keys
+from llink.training.index import KEY, PLACE, RECORD, Index, Rows, shard_name, text_key, text_keys
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -176,10 +176,12 @@ class FeatureCache:
             return None
 
     def _places(self, texts: Sequence[str]) -> Rows:
-        keys = text_keys(texts)
-        places, found = self._index.find(keys)
-        if not found.all():
-            raise KeyError(texts[int(np.argmin(found))])
+        places = np.empty(len(texts), PLACE)
+        for start in range(0, len(texts), WINDOW):
+            window = texts[start : start + WINDOW]
+            places[start : start + WINDOW], found = self._index.find(text_keys(window))
+            if not found.all():
+                raise KeyError(window[int(np.argmin(found))])
         return places
 
     def pooled(self, texts: Sequence[str]) -> Tensor:
