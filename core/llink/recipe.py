@@ -43,6 +43,8 @@ class Data(_Section):
     max_pairs: int | None = Field(None, ge=2)
     sample: dict[str, float] = {}
     """Share of a source's pairs that is used, by name; 1 where it is not named."""
+    repeat: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """How often a source's pairs are seen in an epoch, by name; once where it is not named."""
     match_means: bool = False
     """Whether English inputs are moved to the foreign texts' mean, see ``llink.training.features.MatchedMeans``."""
     columns: dict[str, str] = {}
@@ -162,8 +164,6 @@ class Injection(_Weighted):
     usage_every: int = Field(3, ge=1)
     """Steps from one to the next in which the loss without slots is computed, for losses that ask for it."""
     max_target_tokens: int = Field(64, ge=4)
-    repeat: dict[str, Annotated[int, Field(ge=1)]] = {}
-    """How often a source's pairs stand among the examples, by name; once where it is not named."""
     english_share: float = Field(0.0, ge=0, le=1)
     """Share of examples whose input is English: the slots must carry general text too."""
     task_share: float = Field(0.1, ge=0, le=1)

@@ -332,7 +332,11 @@ def test_a_recipe_trains_on_them(raw_recipe: dict[str, Any], pairs_folder: Path,
 
 
 def test_sources_of_which_there_is_little_stand_among_the_examples_more_than_once(raw_recipe: dict[str, Any]) -> None:
-    raw = {**raw_recipe, "stage_b": {**raw_recipe["stage_b"], "distilled": 0, "repeat": {"prose": 3}}}
+    raw = {
+        **raw_recipe,
+        "data": {**raw_recipe["data"], "repeat": {"prose": 3}},
+        "stage_b": {**raw_recipe["stage_b"], "distilled": 0},
+    }
     recipe = validate(raw, "x")
     pairs = [Pair("Water is cold.", "ទឹកត្រជាក់", "prose"), Pair("Open the file.", "បើកឯកសារ", "strings")]
     decoder = load_decoder(raw["decoder"]["name"], dtype="float32")

@@ -191,6 +191,11 @@ class _Sample:
         return [self._rows[key] for *_, key in sorted(self._worst, reverse=True)]
 
 
+def repeated(pairs: Iterable[Pair], times: Mapping[str, int]) -> list[Pair]:
+    """Each pair as often as ``times`` says of its source, once where it says nothing."""
+    return [pair for pair in pairs for _ in range(times.get(pair.source, 1))]
+
+
 def dev_pairs(data: Data, root: Path, name: str, normalise: Callable[[str], str]) -> Pairs:
     """A dev set of the recipe, normalised like training text; ``file#source`` takes one source's rows of a file."""
     file, _, only = data.dev[name].partition("#")

@@ -23,7 +23,7 @@ from llink import plugins, prompt
 from llink.adapter import Manifest, check, find_adapter, load_bridge, lora_weights, read_manifest, save_adapter
 from llink.bridge import Bridge
 from llink.data.instruct import Instruction, distil, read_instructions
-from llink.data.pairs import Pair, Pairs, dev_pairs, english_text, training_pairs
+from llink.data.pairs import Pair, Pairs, dev_pairs, english_text, repeated, training_pairs
 from llink.errors import LlinkError
 from llink.evaluation.ranks import both_directions, retrieval_metrics
 from llink.home import atomic_write, home
@@ -183,6 +183,11 @@ class Run:
         return recipe.stage_a.english_side or recipe.stage_b.english_share > 0 or joint
 
     @cached_property
+    def often(self) -> list[Pair]:
+        """The training pairs, each as many times as it is seen in an epoch."""
+        return repeated(self.pairs.rows, self.recipe.data.repeat)
+
+    @cached_property
     def features(self) -> Features:
         """The encoded training texts as the bridge sees them; asked for after ``encode``."""
         foreign, english = [p.foreign for p in self.pairs.rows], [p.english for p in self.pairs.rows] + self.english
@@ -200,7 +205,7 @@ class Run:
             bridge = self.bridge()
             projector = bridge.projector
             inputs, teachers, groups, texts, answers = self._alignment()
-            mean = teachers.first(len(self.pairs.rows)).mean()
+            mean = teachers.first(len(self.often)).mean()
             if self.recipe.teacher.centre:
                 teachers = replace(teachers, offset=-mean)
                 projector.teacher_mean.copy_(mean)
@@ -231,7 +236,7 @@ class Run:
 
     def _alignment(self) -> tuple[Vectors, Vectors, Tensor, list[str], list[str]]:
         """``AlignmentData`` of the foreign side, the English side, general English."""
-        foreign, english = [p.foreign for p in self.pairs.rows], [p.english for p in self.pairs.rows]
+        foreign, english = [p.foreign for p in self.often], [p.english for p in self.often]
         texts, answers = list(foreign), list(english)
         if self.recipe.stage_a.english_side:
             # An English string that stands in several pairs is one input.
@@ -373,7 +378,7 @@ class Run:
         self.encode()
         done = self.out / "warm_start.safetensors"
         if self.recipe.warm_start.epochs and not done.exists():
-            texts = [(p.foreign, p.english) for p in self.pairs.rows]
+            texts = [(p.foreign, p.english) for p in self.often]
             if self._english_side:
                 texts += [(text, text) for text in dict.fromkeys([p.english for p in self.pairs.rows] + self.english)]
             with self.folder.timed("warm_start"):
@@ -470,11 +475,8 @@ def training_examples(
         config: of the stage; None for stage B's.
     """
     config, pick = config or recipe.stage_b, random.Random(recipe.seed)
-    examples = [
-        Example(p.foreign, "translate", p.english, p.english)
-        for p in pairs
-        for _ in range(config.repeat.get(p.source, 1))
-    ]
+    often = repeated(pairs, recipe.data.repeat)
+    examples = [Example(p.foreign, "translate", p.english, p.english) for p in often]
     pool = [] if english is None else list(dict.fromkeys([p.english for p in pairs] + english))
     count = round(len(examples) * config.english_share / max(1 - config.english_share, 0.01))
     examples += [Example(t, "translate", t, t) for t in pick.sample(pool, min(count, len(pool)))]
