@@ -53,12 +53,17 @@ def target_logits(decoder: Decoder, prompt: Prompt | Sequence[Prompt], slots: Te
     rows, length = targets.shape
     prompts = [prompt] * rows if isinstance(prompt, Prompt) else list(prompt)
     shared = decoder.embed(torch.tensor([prompts[0].prefix], device=slots.device))
-    cache = model.base_model(inputs_embeds=shared, use_cache=True).past_key_values
+    before = model.base_model(inputs_embeds=shared, use_cache=True)
+    cache = before.past_key_values
     cache.batch_repeat_interleave(rows)
     suffixes = [torch.tensor(prompt.suffix, dtype=torch.long, device=slots.device) for prompt in prompts]
     tails = [torch.cat([suffix, target[:-1]]) for suffix, target in zip(suffixes, targets, strict=True)]
     tail = decoder.embed(pad_sequence(tails, batch_first=True, padding_value=decoder.end_of_turn))
     embeds = torch.cat([slots.to(tail.dtype), tail], dim=1)
+    if before.last_hidden_state.requires_grad:
+        # FSDP puts a layer's weights together again when a gradient enters by its output. The last layer's is not used
+        # here, only its keys and values; nothing of it brings a gradient of nothing.
+        embeds = embeds + 0 * before.last_hidden_state.sum()
     # Padding is on the right and attention is causal: no real token ever sees it, so no mask is needed.
     shortest, longest = min(map(len, suffixes)), max(map(len, suffixes))
     spread = longest - shortest

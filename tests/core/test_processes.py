@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,10 +30,12 @@ WEIGHTS = (
 
 @pytest.fixture
 def recipe(raw_recipe: dict[str, Any]) -> dict[str, Any]:
-    """Without dropout, whose masks depend on how rows lie in batches; the usage contrast in every second step."""
+    """Without dropout, whose masks depend on how rows lie in batches; every loss at work."""
     raw = copy.deepcopy(raw_recipe)
     raw["projector"]["dropout"] = raw["stage_b"]["lora"]["dropout"] = 0.0
-    raw["stage_b"] |= {"usage_every": 2, "examples": 48, "distilled": 0}
+    raw["stage_b"] |= {"usage_every": 1, "examples": 48, "distilled": 0}
+    raw["stage_b"]["losses"] = {"cosine": 0.1, "info_nce": 0.1, "bag_of_words": 0.1, "usage_contrast": 2.0,
+                                "self_distillation_kl": 0.5}  # fmt: skip
     return raw
 
 
@@ -139,6 +142,64 @@ def test_all_processes_stop_where_the_loss_is_no_number(
     foreign = [e for part in batch["parts"] for e in part["examples"] if e["text"] in pairs]
     assert foreign
     assert all(pairs[example["text"]] == example["target"] for example in foreign)
+
+
+# accelerate has FSDP for accelerators alone: to run it over gloo, two CPU processes pass for GPUs.
+SHARDED = """
+import sys
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
+
+PartialState(cpu=True)
+PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+from llink.cli import main
+from llink.training.checkpoints import Checkpoint
+
+save = Checkpoint.save
+
+def counted(self, path, step, **options):
+    save(self, path, step, **options)
+    for module in self.modules.values():
+        cut = {name for name, p in module.named_parameters() if isinstance(p, DTensor)}
+        print(path.name, len(cut), any("bridge" in name for name in cut), flush=True)
+
+Checkpoint.save = counted
+main(prog_name="llink")
+"""
+
+
+def test_fsdp2_trains_the_same_with_the_decoder_in_shards(
+    recipe: dict[str, Any], pairs_folder: Path, tmp_path: Path
+) -> None:
+    recipe["stage_c"] = {"examples": 16}
+    raw, whole = batches(recipe, (8, 1), 8, (4, 2)), batches(recipe, (16, 1), 16, (16, 1))
+    program = tmp_path / "sharded.py"
+    program.write_text(SHARDED)
+    done = launched(raw, pairs_folder, tmp_path / "two", config="fsdp2", program=(str(program),))
+    assert done.returncode == 0, done.stderr[-3000:]
+    tiny_layers = 3
+    [cut] = {line.partition(" ")[2] for line in done.stdout.splitlines() if line.startswith("stage_b.safetensors")}
+    assert int(cut.split()[0]) > tiny_layers * 7 * 2  # the LoRA alone
+    assert cut.endswith("False")
+    one = llink(whole, pairs_folder, tmp_path / "one")
+    same(one, tmp_path / "two")
+    files = [tmp_path / name / "adapter_c/adapter_model.safetensors" for name in ("one", "two")]
+    mine, its = map(load_file, files)
+    for key, weight in mine.items():
+        torch.testing.assert_close(weight, its[key], rtol=1e-2, atol=1e-2)
+    # A checkpoint has whole tensors, moments too; and from one training goes on.
+    kept, other = (load_file(tmp_path / name / "checkpoints/stage_b.safetensors") for name in ("one", "two"))
+    assert {key: value.shape for key, value in kept.items()} == {key: value.shape for key, value in other.items()}
+    before = load_file(files[1])
+    for name in ("adapter", "adapter_c"):
+        shutil.rmtree(tmp_path / "two" / name)
+    (tmp_path / "two/checkpoints/stage_c.safetensors").unlink(missing_ok=True)
+    done = launched(raw, pairs_folder, tmp_path / "two", "--resume", config="fsdp2", program=(str(program),))
+    assert done.returncode == 0, done.stderr[-3000:]
+    for key, weight in load_file(files[1]).items():
+        assert torch.equal(weight, before[key])
 
 
 def test_accelerate_configs_are_found_by_name() -> None:

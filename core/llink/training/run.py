@@ -112,11 +112,10 @@ class Run:
         }
         accelerator.print(f"Training data: {pairs.summary()}" + (f"; {about}" if instructions else ""), flush=True)
         folder = RunFolder(out, accelerator, recipe.model_dump(mode="json"))
-        device = str(accelerator.device) if recipe.device == "auto" else recipe.device
-        dtype = None if recipe.dtype == "auto" else recipe.dtype
         with folder.timed("load"), accelerator.local_main_process_first():  # which fetches them
-            encoder = load_encoder(recipe.encoder.name, device=device, dtype=dtype, **recipe.encoder.options)
-            decoder = load_decoder(recipe.decoder.name, device=device, dtype=dtype, **recipe.decoder.options)
+            place = _place(recipe, accelerator)
+            encoder = load_encoder(recipe.encoder.name, **place, **recipe.encoder.options)
+            decoder = load_decoder(recipe.decoder.name, **place, **recipe.decoder.options)
         cache = FeatureCache(home() / "features", encoder)
         parent = _parent(recipe, encoder, decoder) if recipe.init_from else None
         return cls(
@@ -300,6 +299,9 @@ class Run:
             return adapter
         if not before.exists():
             raise LlinkError("E405", f"{self.out} holds no stage B result.", "Run --stage b first, or --stage all.")
+        if self.accelerator.is_fsdp2:  # what stage B cut into shards does not come together again
+            choice = self.recipe.decoder
+            self.decoder = load_decoder(choice.name, **_place(self.recipe, self.accelerator), **choice.options)
         self.encode()
         bridge = self.bridge()
         bridge.load_state_dict(load_bridge(before, read_manifest(before)).state_dict())
@@ -514,6 +516,12 @@ def _parent(recipe: Recipe, encoder: Encoder, decoder: Decoder) -> tuple[Path, M
     manifest = read_manifest(folder)
     check(folder, manifest, encoder, decoder)
     return folder, manifest
+
+
+def _place(recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
+    """Where, and in which number format, this process holds the frozen models."""
+    device = str(accelerator.device) if recipe.device == "auto" else recipe.device
+    return {"device": device, "dtype": None if recipe.dtype == "auto" else recipe.dtype}
 
 
 def claim(recipe: Recipe, out: Path, resume: bool, accelerator: Accelerator) -> None:
