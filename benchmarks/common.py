@@ -17,12 +17,15 @@ import torch
 
 from llink import Engine, plugins
 from llink.adapter import MANIFEST, find_adapter
+from llink.data.pairs import training_pairs
 from llink.errors import LlinkError
-from llink.home import atomic_write
+from llink.home import atomic_write, data_folder
+from llink.recipe import Data
 from llink.registry import load_registry
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CODES = ("km", "am", "my")
+TRAINING = "km/train.jsonl.gz"
 
 
 def arguments(about: str, repeats: int) -> argparse.ArgumentParser:
@@ -61,6 +64,24 @@ def three_languages(folder: Path, **options: Any) -> tuple[Engine, dict[str, Pat
 def samples(code: str) -> list[str]:
     """The sentences that a language brings."""
     return [sample.foreign for sample in plugins.language(code).samples]
+
+
+def training_text(folder: Path | None, data: Data) -> tuple[list[tuple[str, str]], str]:
+    """(foreign, English) of the Khmer training pairs, and a note; where there are none, the samples that Khmer brings.
+
+    Args:
+        folder: holds ``km/train.jsonl.gz``; None for that of ``llink train``.
+        data: which of them count.
+    """
+    folder, khmer = folder or data_folder(), plugins.language("km")
+    if (folder / TRAINING).exists():
+        chosen = data.model_copy(update={"train": [TRAINING], "dev": {}, "columns": {}})
+        return [(p.foreign, p.english) for p in training_pairs(chosen, folder, khmer.normalise).rows], ""
+    texts = [(khmer.normalise(sample.foreign), sample.english) for sample in khmer.samples]
+    print(
+        f"No {TRAINING} in {folder}: on the {len(texts)} sample sentences alone. Name the folder of the data with --data."
+    )
+    return texts, f"Without training data, on the {len(texts)} sample sentences that Khmer brings."
 
 
 def clocked(act: Callable[[], Any]) -> float:

@@ -25,6 +25,8 @@ FEW = {
     "shelf": ["--repeats", "5", "--adapters", "1", "3"],
     "encode": ["--repeats", "1", "--texts", "24", "--batches", "4", "8"],
     "cache": ["--pairs", "100", "300"],
+    "stage_a": ["--repeats", "2", "--sample", "16", "--queue", "16", "--steps", "2", "--micro", "4"],
+    "stage_b": ["--repeats", "1", "--steps", "3"],
     "stress": ["--requests", "6", "--threads", "3", "--tokens", "2"],
     "gpu": ["--tiny", "--repeats", "2"],
 }
