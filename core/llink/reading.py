@@ -39,7 +39,8 @@ def target_losses(
 
 def token_losses(logits: Tensor, ids: Tensor, own: Tensor) -> Tensor:
     """Negative log likelihood ``[B, L]`` in nats of tokens by logits ``[B, L, V]``, zero where ``own`` is False."""
-    return F.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none") * own
+    losses = F.cross_entropy(logits.float().flatten(0, 1), ids.flatten(), reduction="none")
+    return losses.view_as(ids) * own
 
 
 def mean_loss(losses: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:

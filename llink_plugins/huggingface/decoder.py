@@ -53,6 +53,7 @@ class HuggingFaceDecoder(Decoder):
             path, dtype=dtype, local_files_only=True, attn_implementation=attn_implementation
         )
         self.model.eval().requires_grad_(False).to(device)
+        self.model.get_output_embeddings().register_forward_pre_hook(_in_one_piece)
         self.hidden_size = int(self.model.config.hidden_size)
         present = {module.rsplit(".", 1)[-1] for module, _ in self.model.named_modules()}
         self.lora_targets = tuple(t for t in ATTENTION_AND_MLP if t in present)
@@ -98,3 +99,11 @@ class HuggingFaceDecoder(Decoder):
 
     def embedding_matrix(self) -> Tensor:
         return self.model.get_input_embeddings().weight
+
+
+def _in_one_piece(_: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The last positions ``[B, L, D]`` of longer rows as a tensor of their own.
+
+    Of a view torch would make a product a row, and on a CPU a copy of the whole output matrix for each.
+    """
+    return (args[0].contiguous(), *args[1:])
