@@ -28,6 +28,7 @@ FEW = {
     "stage_a": ["--repeats", "2", "--sample", "16", "--queue", "16", "--steps", "2", "--micro", "4"],
     "stage_b": ["--repeats", "1", "--steps", "3"],
     "stress": ["--requests", "6", "--threads", "3", "--tokens", "2"],
+    "ddp": ["--pairs", "20", "--examples", "8", "--batch", "2"],
     "gpu": ["--tiny", "--repeats", "2"],
 }
 
