@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from llink.errors import LlinkError
 
@@ -54,6 +57,20 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     finally:
         if os.path.lexists(draft):
             draft.unlink()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is none, or half of one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object, to be read by people too; as ``atomic_write``."""
+    atomic_write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_error(path: Path, error: OSError) -> LlinkError:

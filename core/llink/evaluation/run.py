@@ -18,7 +18,7 @@ from llink.evaluation import BASELINES, SUITES, evaluator
 from llink.evaluation.base import Evaluator, Metrics, Skip, Subject
 from llink.evaluation.baselines import lora_hash
 from llink.evaluation.results import METRICS, PREDICTIONS
-from llink.home import atomic_write, home
+from llink.home import atomic_write, home, read_json, write_json
 from llink.interfaces import Language
 from llink.recipe import Recipe
 from llink.training.features import FeatureCache
@@ -138,7 +138,7 @@ def measure(
             "lora": lora_hash(lora),
         }  # fmt: skip
         report.about = {**about, "data": _hash({name: _texts(rows) for name, rows in dev.items()})}
-        earlier = _read(out / METRICS) if out else {}
+        earlier = read_json(out / METRICS) if out else {}
         for suite in evaluators:
             try:
                 sets = suite.sets(subject, dev)
@@ -148,9 +148,9 @@ def measure(
             for name, rows in sets.items():
                 report.add(suite.name, name, _one(suite, name, subject, rows, about, out, fresh))
                 if out:
-                    _save(out / METRICS, report.as_dict(earlier, suites))
+                    write_json(out / METRICS, report.as_dict(earlier, suites))
         if out:
-            _save(out / METRICS, report.as_dict(earlier, suites))
+            write_json(out / METRICS, report.as_dict(earlier, suites))
     finally:
         engine.close()
     return report
@@ -211,21 +211,12 @@ def _one(
         # The examples first: where the numbers are, all is there.
         lines = (json.dumps(row, ensure_ascii=False) for row in result.predictions)
         atomic_write(folder / PREDICTIONS, "".join(f"{line}\n" for line in lines))
-        _save(folder / METRICS, found)
+        write_json(folder / METRICS, found)
     return found
 
 
 def _known(folder: Path) -> dict[str, Any]:
-    return _read(folder / METRICS) if (folder / PREDICTIONS).is_file() else {}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is none, or half of one."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_json(folder / METRICS) if (folder / PREDICTIONS).is_file() else {}
 
 
 def _texts(rows: Sequence[Pair]) -> list[list[str]]:
@@ -239,7 +230,3 @@ def _hash(content: dict[str, Any]) -> str:
 def _safe(name: str) -> str:
     """A set's name as that of one folder."""
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "set"
-
-
-def _save(path: Path, content: dict[str, Any]) -> None:
-    atomic_write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

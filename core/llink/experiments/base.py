@@ -5,7 +5,6 @@ Everything is kept as it is done, so that the same command after a kill goes on 
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -24,7 +23,7 @@ from llink.evaluation import evaluator
 from llink.evaluation.base import Result, Skip, Subject
 from llink.experiments import EXPERIMENTS
 from llink.figures import figure, png
-from llink.home import atomic_write, ensure_folder
+from llink.home import atomic_write, ensure_folder, read_json, write_json
 from llink.recipe import Recipe, validate
 from llink.training.run import Run
 
@@ -97,9 +96,9 @@ class Study:
         about = {
             "experiment": experiment.name, "sample": self.sample, "recipe": self.recipe.model_dump(mode="json")
         }  # fmt: skip
-        known = _read(self.out / ABOUT)
+        known = read_json(self.out / ABOUT)
         if not known:
-            _write(self.out / ABOUT, about)
+            write_json(self.out / ABOUT, about)
         elif known != about:
             [*differs] = (key for key, value in about.items() if known.get(key) != value)
             raise LlinkError(
@@ -147,13 +146,13 @@ class Study:
     def result(self, experiment: Experiment, name: str, changes: Changes) -> list[Row]:
         """The rows of one variant: kept ones, else it is trained and measured."""
         path = self.out / name / RESULT
-        known = _read(path)
+        known = read_json(path)
         if "rows" not in known:
             print(f"{experiment.name}: {name}", flush=True)
             run = self.base.beside(changed(self.recipe, changes), self.out / name)
             with run.folder:
                 known = {"rows": experiment.measure(self, run)}
-            _write(path, known)
+            write_json(path, known)
         return list(known["rows"])
 
 
@@ -176,7 +175,7 @@ def conduct(experiment: Experiment, study: Study) -> Table:
     }  # fmt: skip
     table = Table(about, experiment.columns(study.recipe), rows, notes, warnings)
     atomic_write(study.out / "table.md", table.markdown())
-    _write(study.out / "table.json", table.as_dict())
+    write_json(study.out / "table.json", table.as_dict())
     try:
         canvas = figure(11, 3.4)
     except LlinkError as error:
@@ -233,16 +232,3 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 def _cell(value: Any, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is none, or half of one."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    atomic_write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

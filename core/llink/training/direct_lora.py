@@ -24,7 +24,7 @@ from llink import plugins
 from llink.data.instruct import read_instructions
 from llink.data.pairs import Pair, dev_pairs, english_text, training_pairs
 from llink.errors import LlinkError
-from llink.home import atomic_write
+from llink.home import write_json
 from llink.interfaces import Decoder
 from llink.lora import Lora, LoraSwitch
 from llink.models import load_decoder
@@ -295,7 +295,7 @@ def _save(folder: Path, lora: PeftModel, about: dict[str, Any]) -> None:
     try:
         lora.save_pretrained(str(new))
         (new / "README.md").unlink(missing_ok=True)
-        atomic_write(new / ABOUT, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        write_json(new / ABOUT, about)
         os.rename(new, folder)
     except OSError as error:
         raise LlinkError(

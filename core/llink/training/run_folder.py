@@ -21,7 +21,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from llink.errors import LlinkError
-from llink.home import atomic_write
+from llink.home import write_json
 from llink.training import trackers
 from llink.training.machine import environment, gpu_peak, process_peak
 from llink.training.plot import LOG, PLOT, draw, read_log
@@ -160,7 +160,7 @@ class RunFolder:
             own.parts = {**parts, name: round(parts.get(name, 0) + self._kept - began, 1)}
         content = {**totals(self._all()), "sessions": [asdict(session) for session in self._all()]}
         own.parts = parts
-        atomic_write(self.out / TIMES, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_json(self.out / TIMES, content)
 
     def _draw(self) -> str:
         try:
