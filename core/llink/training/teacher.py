@@ -64,7 +64,8 @@ def teacher_states(
     lengths = torch.tensor([len(row) for row in rows], device=table.device)
     if any(teacher.position == "reserved" for teacher in teachers):
         # The paper's <foreign_emb> row: the mean embedding, as a new token would get.
-        rows = [torch.cat([row, table.mean(0)[None]]) for row in rows]
+        reserved = table.mean(0, keepdim=True)
+        rows = [torch.cat([row, reserved]) for row in rows]
     embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     layers: Sequence[Tensor] = [embeds]
     if any(teacher.layer for teacher in teachers):
