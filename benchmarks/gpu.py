@@ -232,7 +232,7 @@ def main() -> None:
         lengths = Lengths(FOREIGN, ENGLISH)
         if measured:
             bench = Bench(recipe, Accelerator(cpu=not cuda), getattr(torch, dtype), options.repeats, Path(folder))
-            prompt = build(bench.decoder, TASKS["translate"], slots=recipe.injector.slots)
+            prompt = build(bench.decoder, TASKS["translate"], slots=recipe.injector.most)
             lengths = Lengths(FOREIGN, ENGLISH, len(prompt.prefix), len(prompt.suffix))
             # Stage B last: it leaves a LoRA on the decoder.
             acts = {

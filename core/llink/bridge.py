@@ -51,11 +51,12 @@ class Bridge(nn.Module):
             injector.kind,
             encoder_size=encoder_size,
             decoder_size=decoder_size,
-            slots=injector.slots,
+            slots=injector.most,
             slot_norm=slot_norm,
             **injector.options,
         )
-        self.register_buffer("reserved", torch.zeros(injector.slots, decoder_size))
+        self.choice = injector
+        self.register_buffer("reserved", torch.zeros(injector.most, decoder_size))
 
     @classmethod
     def create(cls, encoder: Encoder, decoder: Decoder, projector: ProjectorChoice, injector: InjectorChoice) -> Bridge:
@@ -78,12 +79,23 @@ class Bridge(nn.Module):
 
     @property
     def slots(self) -> int:
-        """K."""
+        """K, the largest where it is adaptive."""
         return self.injector.slots
 
-    def forward(self, pooled: Tensor, states: Tensor | None, mask: Tensor | None) -> Tensor:
-        """zF ``[B, H]`` (and states ``[B, T, H]``, mask ``[B, T]``) -> slots ``[B, K, D]``."""
-        return self.injector(self.projector(pooled), states, mask)
+    def count(self, tokens: int) -> int:
+        """k, the number of slots of a text of so many encoder tokens."""
+        return self.choice.count(tokens)
+
+    def forward(self, pooled: Tensor, states: Tensor, mask: Tensor, slots: int | None = None) -> Tensor:
+        """zF ``[B, H]``, states ``[B, T, H]``, mask ``[B, T]`` -> slots ``[B, k, D]``.
+
+        ``slots`` is k; None for as many as the longest of the texts gets.
+        """
+        return self.injector(self.projector(pooled), states, mask, slots or self.count(mask.shape[1]))
+
+    def none(self, rows: int, slots: int) -> Tensor:
+        """What stands in the slots where there is no text: reserved rows ``[B, k, D]``."""
+        return self.reserved[:slots].expand(rows, -1, -1)
 
     def aligned(self, pooled: Tensor) -> Tensor:
         """zF ``[B, H]`` -> unit vectors ``[B, D]`` in the centred teacher space, for retrieval."""

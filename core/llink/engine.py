@@ -7,9 +7,11 @@ import re
 import threading
 import time
 import weakref
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from itertools import accumulate, islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, overload
@@ -419,11 +421,12 @@ class Engine:
             pieces = {part: self._segments(part.text, resident) for part in codes} if resident else {}
             told = [piece for part in foreign for piece in pieces[part]]
             slots = self._slots_of(told, resident) if resident else []
-            if resident and len(slots) * resident.bridge.slots > MAX_SLOTS:
+            if sum(map(len, slots)) > MAX_SLOTS:
                 raise LlinkError(
-                    "E511", f"The texts become {len(slots)} passages of {resident.bridge.slots} slots, and {MAX_SLOTS // resident.bridge.slots} fit.",
+                    "E511", f"The texts become {len(slots)} passages of {sum(map(len, slots))} slots in all, and {MAX_SLOTS} fit.",
                     "Leave earlier turns out.",
                 )  # fmt: skip
+            sizes = iter(map(len, slots))
             contents: list[tuple[str, list[int]]] = []
             with self._wording:
                 for role, parts in conversation:
@@ -433,7 +436,7 @@ class Engine:
                             ids += self.decoder.tokenize(part + end)
                         elif resident:
                             own = pieces[part]
-                            ids += subject(self.decoder, resident.bridge.slots, len(own), self._kept(own, resident))
+                            ids += subject(self.decoder, list(islice(sizes, len(own))), self._kept(own, resident))
                             ids += self.decoder.tokenize(end) if end else []
                     contents.append((role, ids))
                 try:
@@ -451,13 +454,17 @@ class Engine:
     # Vectors
 
     def slots(self, texts: Sequence[str], language: str) -> Tensor:
-        """The K slots ``[N, K, D]`` of texts in one language, float32; from the cache where they were asked for before.
+        """The slots ``[N, k, D]`` of texts in one language, float32; from the cache where they were asked for before.
+
+        Where the adapter gives a longer text more slots, k is that of the longest of these texts.
 
         Raises:
             LlinkError: E510 for an empty text, E511 for one that is longer than the encoder reads.
         """
         with self._hold(language) as resident:
-            found = self._slots_of(self._whole(texts, resident), resident)
+            pieces = self._whole(texts, resident)
+            most = max(self._counts(pieces, resident), default=resident.bridge.slots)
+            found = self._slots_of(pieces, resident, most)
             return torch.stack(found) if found else torch.empty(0, *resident.bridge.reserved.shape)
 
     def embed(self, texts: Sequence[str], language: str) -> Tensor:
@@ -495,23 +502,27 @@ class Engine:
         order = likeness.argsort(descending=True, stable=True).tolist()
         return [(i, float(likeness[i])) for i in order]
 
-    def prompt(self, instruction: str, language: str, text: str | None = None) -> Prompt:
-        """The prompt of an instruction with the language's number of slots.
+    def prompt(self, instruction: str, language: str, text: str | None = None, slots: int | None = None) -> Prompt:
+        """The prompt of an instruction with one passage.
 
         Args:
-            text: one passage, for the verbatim channel where the adapter has it.
+            text: the passage, for its number of slots, and for the verbatim channel where the adapter has it.
+            slots: another number than its own; without a text the default is K.
         """
         resident = self.resident(language)
+        pieces = [] if text is None else [resident.language.normalise(text)]
+        count = slots or next(iter(self._counts(pieces, resident)), resident.bridge.slots)
         with self._wording:
-            kept = [] if text is None else self._kept([resident.language.normalise(text)], resident)
-            return build(self.decoder, instruction, slots=resident.bridge.slots, kept=kept)
+            return build(self.decoder, instruction, slots=count, kept=self._kept(pieces, resident))
 
-    def passages(self, texts: Sequence[str], language: str) -> list[int]:
-        """Ids that stand in a prompt for texts of one passage each, ``SLOT`` where slots go."""
-        resident = self.resident(language)
-        with self._wording:
-            kept = self._kept([resident.language.normalise(text) for text in texts], resident)
-            return subject(self.decoder, resident.bridge.slots, len(texts), kept)
+    def passages(self, texts: Sequence[str], language: str) -> tuple[list[int], Tensor | None]:
+        """What stands in a prompt for texts of one passage each: ids, ``SLOT`` where slots go, and the slots ``[S, D]``."""
+        with self._hold(language) as resident:
+            pieces = self._whole(texts, resident)
+            slots = self._slots_of(pieces, resident)
+            with self._wording:
+                ids = subject(self.decoder, list(map(len, slots)), self._kept(pieces, resident))
+        return ids, torch.cat(slots) if slots else None
 
     @contextmanager
     def using(self, language: str | None) -> Iterator[None]:
@@ -595,9 +606,8 @@ class Engine:
                         prompt = build(self.decoder, text)
                     else:
                         kept = self._kept(group, resident) if verbatim else []
-                        prompt = build(
-                            self.decoder, wanted, slots=resident.bridge.slots, passages=len(group), kept=kept
-                        )
+                        sizes = [len(slots[resident, piece]) for piece in group]
+                        prompt = build(self.decoder, wanted, slots=sizes, kept=kept)
                 rows[-1].append(self._row(prompt, [slots[resident, p] for p in group if resident], resident, limit))
         return rows
 
@@ -645,14 +655,21 @@ class Engine:
         if sentences:
             return [part for part, count in zip(parts, counts, strict=True) if count]
         parts = _joined(parts, counts, self.encoder.max_tokens)
-        fit = MAX_SLOTS // resident.bridge.slots
-        if len(parts) > fit:
+        ends = list(accumulate(self._counts(parts, resident)))
+        if ends[-1] > MAX_SLOTS:
+            fit = bisect(ends, MAX_SLOTS)
             rest = sum(len(part) for part in parts[fit:])
             raise LlinkError(
-                "E511", f"The text becomes {len(parts)} passages of {resident.bridge.slots} slots, and {fit} fit: its last {rest:,} characters would be left out.",
+                "E511", f"The text becomes {len(parts)} passages of {ends[-1]} slots in all, and {MAX_SLOTS} fit: its last {rest:,} characters would be left out.",
                 "Ask about it in parts.",
             )  # fmt: skip
         return parts
+
+    def _counts(self, pieces: Sequence[str], resident: Resident) -> list[int]:
+        """k, the number of slots of each normalised text."""
+        if resident.bridge.choice.least == resident.bridge.slots:
+            return [resident.bridge.slots] * len(pieces)
+        return [resident.bridge.count(tokens) for tokens in self._tokens(pieces)]
 
     def _tokens(self, parts: Sequence[str]) -> list[int]:
         with self._encoding:
@@ -686,18 +703,19 @@ class Engine:
                         self._features.put(key, found[key], own.nbytes + pooled.nbytes)
         return [found[_key(piece)] for piece in pieces]
 
-    def _slots_of(self, pieces: Sequence[str], resident: Resident) -> list[Tensor]:
-        """The K slots ``[K, D]`` of each normalised text."""
-        found = {piece: self._slots.get((resident.serial, _key(piece))) for piece in pieces}
+    def _slots_of(self, pieces: Sequence[str], resident: Resident, count: int | None = None) -> list[Tensor]:
+        """The slots ``[k, D]`` of each normalised text; ``count`` is another k than its own."""
+        counts = dict(zip(pieces, [count] * len(pieces) if count else self._counts(pieces, resident), strict=True))
+        found = {piece: self._slots.get((resident.serial, k, _key(piece))) for piece, k in counts.items()}
         missing = [piece for piece, slots in found.items() if slots is None]
         like = resident.bridge.reserved
         with torch.inference_mode():
             # One by one: in a batch a text's slots would depend on the other texts, if only in the last digit.
             for piece, (states, pooled) in zip(missing, self._encode(missing), strict=True):
                 mask = torch.ones(1, len(states), dtype=torch.bool, device=like.device)
-                slots = resident.bridge(pooled[None].to(like), states[None].to(like), mask)[0]
+                slots = resident.bridge(pooled[None].to(like), states[None].to(like), mask, counts[piece])[0]
                 found[piece] = slots
-                self._slots.put((resident.serial, _key(piece)), slots, slots.nbytes)
+                self._slots.put((resident.serial, counts[piece], _key(piece)), slots, slots.nbytes)
         return [found[piece] for piece in pieces]
 
     def _text(self, ids: Sequence[int]) -> str:

@@ -110,7 +110,7 @@ class Projector(ABC):
 
 
 class SlotInjector(ABC):
-    """Widens a projected sentence to K soft tokens; implementations are ``nn.Module`` too."""
+    """Widens a projected sentence to soft tokens, K at most; implementations are ``nn.Module`` too."""
 
     needs_states: ClassVar[bool] = False
     """Whether ``forward`` reads the encoder's token states, or the projected vector alone."""
@@ -121,8 +121,11 @@ class SlotInjector(ABC):
         """Take what is needed of training token states ``[N, H]``; asked only where ``needs_states``."""
 
     @abstractmethod
-    def forward(self, projected: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-        """pF ``[B, D]``, states ``[B, T, H]``, mask ``[B, T]`` -> slots ``[B, K, D]`` at embedding norm."""
+    def forward(self, projected: Tensor, states: Tensor, mask: Tensor, slots: int) -> Tensor:
+        """pF ``[B, D]``, states ``[B, T, H]``, mask ``[B, T]`` -> slots ``[B, k, D]`` at embedding norm.
+
+        ``slots`` is k, from 1 to K: made of the same weights, the first k rows of whatever has K of them.
+        """
 
 
 class Loss(ABC):

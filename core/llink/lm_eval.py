@@ -135,18 +135,17 @@ class LlinkLM(LM):
                 bar(len(prompts))
 
     def _prompt(self, context: str) -> Tensor:
-        decoder, ids, passages = self.engine.decoder, list[int](), list[str]()
+        decoder, ids, slots = self.engine.decoder, list[int](), list[Tensor]()
         for part in parts(context, self.language):
             if isinstance(part, str) or self.raw:
                 ids += decoder.tokenize(part if isinstance(part, str) else part.text)
                 continue
-            pieces = self._pieces(part.text)
-            ids += self.engine.passages(pieces, self.language.code)
-            passages += pieces
+            own, read = self.engine.passages(self._pieces(part.text), self.language.code)
+            ids += own
+            slots += [read] if read is not None else []
         prompt = converse(decoder, [("system", decoder.tokenize(SYSTEM)), ("user", ids)])
         device = decoder.embedding_matrix().device
-        slots_of = self.engine.slots(passages, self.language.code).flatten(0, 1).to(device) if passages else None
-        return filled(decoder, prompt, slots_of, device)
+        return filled(decoder, prompt, torch.cat(slots).to(device) if slots else None, device)
 
     def _pieces(self, text: str) -> list[str]:
         """A passage by its sentences; what is longer than the encoder reads is cut at a space, or anywhere."""

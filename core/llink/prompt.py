@@ -67,32 +67,33 @@ def build(
     decoder: Decoder,
     instruction: str,
     *,
-    slots: int = 0,
+    slots: int | Sequence[int] = 0,
     passages: int = 1,
     kept: Sequence[Sequence[int]] = (),
     text: str | None = None,
 ) -> Prompt:
-    """The prompt for K slots (for each of several ``passages``), or for plain ``text`` in their place.
+    """The prompt for slots of one or several passages, or for plain ``text`` in their place.
 
     With neither, the instruction stands alone and the prompt is what the bare decoder would get.
 
     Args:
+        slots: of each passage; a number is that of all ``passages``.
         kept: the ``channel`` of each passage; none where there is no channel.
     """
     about: list[int] = []
     if slots:
-        about = subject(decoder, slots, passages, kept)
+        about = subject(decoder, [slots] * passages if isinstance(slots, int) else slots, kept)
     elif text is not None:
         about = decoder.tokenize(text)
     question = decoder.tokenize(f"{instruction}\n" if about else instruction)
     return converse(decoder, [("system", decoder.tokenize(SYSTEM)), ("user", question + about)])
 
 
-def subject(decoder: Decoder, slots: int, passages: int = 1, kept: Sequence[Sequence[int]] = ()) -> list[int]:
-    """Ids of passages of K slots each, each with its line of ``kept`` where there are any; a line break between them."""
+def subject(decoder: Decoder, slots: Sequence[int], kept: Sequence[Sequence[int]] = ()) -> list[int]:
+    """Ids of passages of so many slots each, each with its line of ``kept`` where there are any; a line break between."""
     ids: list[int] = []
-    for number, line in enumerate(kept or [()] * passages):
-        ids += [*(decoder.tokenize("\n") if number else ()), *([SLOT] * slots), *line]
+    for number, (count, line) in enumerate(zip(slots, kept or [()] * len(slots), strict=True)):
+        ids += [*(decoder.tokenize("\n") if number else ()), *([SLOT] * count), *line]
     return ids
 
 

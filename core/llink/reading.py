@@ -26,8 +26,8 @@ def target_losses(
     """Negative log likelihood of each target token, its end of turn included.
 
     Args:
-        prompt: with K slots; one for all rows, or one for each, alike up to the last slot.
-        slots: ``[B, K, D]``.
+        prompt: with slots for one or more passages; one for all rows, or one for each, alike up to the first slot.
+        slots: ``[B, K, D]``, K for all passages of a row together.
         targets: B lists of ids, without the end of turn.
 
     Returns:
@@ -57,22 +57,22 @@ def target_logits(decoder: Decoder, prompt: Prompt | Sequence[Prompt], slots: Te
     before = model.base_model(inputs_embeds=shared, use_cache=True)
     cache = before.past_key_values
     cache.batch_repeat_interleave(rows)
-    suffixes = [torch.tensor(prompt.suffix, dtype=torch.long, device=slots.device) for prompt in prompts]
-    tails = [torch.cat([suffix, target[:-1]]) for suffix, target in zip(suffixes, targets, strict=True)]
-    tail = decoder.embed(pad_sequence(tails, batch_first=True, padding_value=decoder.end_of_turn))
-    embeds = torch.cat([slots.to(tail.dtype), tail], dim=1)
+    starts = [torch.tensor(p.ids[len(p.prefix) :], dtype=torch.long, device=slots.device) for p in prompts]
+    tails = [torch.cat([start, target[:-1]]) for start, target in zip(starts, targets, strict=True)]
+    ids = pad_sequence(tails, batch_first=True, padding_value=decoder.end_of_turn)
+    embeds = scatter(decoder.embed(ids.clamp(min=0)), ids, slots)
     if before.last_hidden_state.requires_grad:
         # FSDP puts a layer's weights together again when a gradient enters by its output. The last layer's is not used
         # here, only its keys and values; nothing of it brings a gradient of nothing.
         embeds = embeds + 0 * before.last_hidden_state.sum()
     # Padding is on the right and attention is causal: no real token ever sees it, so no mask is needed.
-    shortest, longest = min(map(len, suffixes)), max(map(len, suffixes))
-    spread = longest - shortest
+    shortest = min(map(len, starts))
+    spread = max(map(len, starts)) - shortest
     logits = model(inputs_embeds=embeds, past_key_values=cache, logits_to_keep=length + spread).logits
     if not spread:
         return logits
-    starts = torch.tensor([len(suffix) - shortest for suffix in suffixes], device=logits.device)
-    places = starts[:, None] + torch.arange(length, device=logits.device)
+    first = torch.tensor([len(start) - shortest for start in starts], device=logits.device)
+    places = first[:, None] + torch.arange(length, device=logits.device)
     return logits[torch.arange(rows, device=logits.device)[:, None], places]
 
 
@@ -99,9 +99,12 @@ def filled(decoder: Decoder, prompt: Prompt, slots: Tensor | None, device: torch
     """A prompt as embeddings ``[P, D]``, slots ``[S * K, D]`` of all its passages in their places, in order."""
     ids = torch.tensor(prompt.ids, device=device)
     embeds = decoder.embed(ids.clamp(min=0))
-    if slots is not None:
-        embeds = embeds.masked_scatter((ids == SLOT)[:, None], slots.to(embeds.dtype))
-    return embeds
+    return embeds if slots is None else scatter(embeds, ids, slots)
+
+
+def scatter(embeds: Tensor, ids: Tensor, slots: Tensor) -> Tensor:
+    """Embeddings ``[..., D]`` of ``ids [...]`` with slots ``[..., D]``, in order, where a slot's place is."""
+    return embeds.masked_scatter((ids == SLOT)[..., None], slots.to(embeds.dtype))
 
 
 def generate(

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from llink.errors import LlinkError, unknown_name
 
@@ -119,10 +129,47 @@ class StageA(_Weighted):
     """Whether the English side of each pair is one more input with the same teacher."""
 
 
+class Slots(_Section):
+    """Adaptive K: a longer text gets more slots."""
+
+    min: int = Field(4, ge=1, le=64)
+    max: int = Field(32, ge=1, le=64)
+    per_tokens: float = Field(8, gt=0)
+    """Encoder tokens that a slot stands for."""
+    nested: float = Field(0.2, ge=0, le=1)
+    """Share of training steps with another number from ``min`` to ``max``, so that one adapter serves each of them."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Slots:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min} and max is {self.max}")
+        return self
+
+
 class InjectorChoice(_Section):
     kind: str = "pooled"
-    slots: int = Field(8, ge=1, le=64)
+    slots: Annotated[
+        Annotated[int, Field(ge=1, le=64), Tag("number")] | Annotated[Slots, Tag("adaptive")],
+        Discriminator(lambda slots: "adaptive" if isinstance(slots, dict | Slots) else "number"),
+    ] = 8
+    """K for every text, or ``{min, max, per_tokens}``."""
     options: dict[str, Any] = {}
+
+    @property
+    def most(self) -> int:
+        """K, the largest where it is adaptive."""
+        return self.slots.max if isinstance(self.slots, Slots) else self.slots
+
+    @property
+    def least(self) -> int:
+        """The fewest slots that a text can have."""
+        return self.slots.min if isinstance(self.slots, Slots) else self.slots
+
+    def count(self, tokens: int) -> int:
+        """Slots of a text of so many encoder tokens."""
+        if not isinstance(self.slots, Slots):
+            return self.slots
+        return max(self.slots.min, min(self.slots.max, math.ceil(tokens / self.slots.per_tokens)))
 
 
 class WarmStart(_Weighted):
@@ -166,6 +213,10 @@ class Injection(_Weighted):
     max_target_tokens: int = Field(64, ge=4)
     english_share: float = Field(0.0, ge=0, le=1)
     """Share of examples whose input is English: the slots must carry general text too."""
+    long_share: float = Field(0.0, ge=0, lt=1)
+    """Share of examples that are a longer text: several pairs of one source, a passage of slots each."""
+    passages: int = Field(6, ge=2, le=64)
+    """How many passages a longer text has at most."""
     task_share: float = Field(0.1, ge=0, le=1)
     """Share of examples from tasks (summary, title, key points, questions): ``data.instructions``, else self-distilled."""
     distilled: int = Field(0, ge=0)

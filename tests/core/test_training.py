@@ -357,10 +357,11 @@ def test_token_batches_stay_within_the_budget() -> None:
 
 def test_slot_targets(decoder_folder: str) -> None:
     decoder = load_decoder(decoder_folder, dtype="float32")
-    targets = SlotTargets(decoder, 3)
-    assert targets.chunks([5, 6, 7, 8, 9, 10]) == [[5, 6], [7, 8], [9, 10]]
-    assert targets.chunks([5]) == [[5], [targets.filler], [targets.filler]]
-    means, vocabulary, wanted = targets([[5, 6, 7, 5, 9, 10]])
+    targets = SlotTargets(decoder)
+    assert targets.chunks([5, 6, 7, 8, 9, 10], 3) == [[5, 6], [7, 8], [9, 10]]
+    assert targets.chunks([5], 3) == [[5], [targets.filler], [targets.filler]]
+    assert torch.equal(targets([[[5, 6], [7]]], 4)[0], targets([[[5, 6, 7]]], 4)[0][:, [0, 1, 2, 3]])
+    means, vocabulary, wanted = targets([[[5, 6, 7, 5, 9, 10]]], 3)
     table = decoder.embedding_matrix()
     torch.testing.assert_close(means[0], torch.stack([table[[a, b]].mean(0) for a, b in ((5, 6), (7, 5), (9, 10))]))
     assert vocabulary.shape == (5, 32)

@@ -150,10 +150,10 @@ def examples() -> list[Example]:
 
 
 def drawn(decoder: Decoder, steps: int = 60, seed: int = 1, **settings: Any) -> list[tuple[Prompt, str]]:
-    made = Batches(decoder, K, examples(), Verbatim(**settings), longest=64, seed=seed)
+    made = Batches(decoder, examples(), Verbatim(**settings), longest=64, seed=seed)
     found = []
     for step in range(steps):
-        _, [prompt, _], [target, _] = made([0, 1], step)
+        _, [prompt, _], [target, _] = made([0, 1], step, K)
         found.append((prompt, decoder.detokenize(target)))
     return found
 

@@ -109,7 +109,7 @@ def test_stream_and_chat(engine: Engine) -> None:
     bare = "".join(engine.stream(TEXT, "km", verbatim=False, **SHORT))
     assert bare == engine.generate(TEXT, "km", verbatim=False, **SHORT)
     tokenize = engine.decoder.tokenize
-    user = tokenize("What?\n") + subject(engine.decoder, 4, kept=[line(engine, VALUES)])
+    user = tokenize("What?\n") + subject(engine.decoder, [4], kept=[line(engine, VALUES)])
     prompt = converse(engine.decoder, [("system", tokenize(SYSTEM)), ("user", user)])
     assert engine.chat([{"role": "user", "content": ["What?", TEXT]}], **SHORT) == by_hand(engine, prompt, TEXT)
 

@@ -10,6 +10,7 @@ from llink.data.pairs import Pair
 from llink.evaluation.base import Evaluator, Metrics, Result, Subject, mean, prediction
 from llink.evaluation.baselines import baseline_answers, readers
 from llink.interfaces import Language
+from llink.prompt import TASKS, build
 from llink.text import script_counts
 
 PAIRS = 40
@@ -48,12 +49,15 @@ class Translate(Evaluator):
         for name, answers in beside.items():
             metrics[f"chrf++ {name}"] = chrf.corpus_score(answers, [references]).score
             metrics[f"bleu {name}"] = bleu.corpus_score(answers, [references]).score
-        decoder, slots = subject.engine.decoder, subject.engine.resident(subject.code).bridge.slots
+        decoder = subject.engine.decoder
+        bare = len(build(decoder, TASKS["translate"], slots=1).ids) - 1
+        prompts = [subject.engine.prompt(TASKS["translate"], subject.code, p.foreign) for p in rows]
+        tokens = mean(len(prompt.ids) - bare for prompt in prompts)
         raw_tokens = mean(len(decoder.tokenize(p.foreign)) for p in rows)
         metrics |= {
-            "foreign prompt tokens": float(slots),
+            "foreign prompt tokens": tokens,
             "foreign prompt tokens raw": raw_tokens,
-            "token ratio": raw_tokens / slots,
+            "token ratio": raw_tokens / tokens,
         }
         try:
             metrics["comet"] = comet([p.foreign for p in rows], ours, references)

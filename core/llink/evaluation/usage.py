@@ -28,7 +28,7 @@ class Usage(Evaluator):
     """Nats per token of the English with the right slots, reserved rows (zero), another text's slots, and those that
     another language's bridge makes of the text; the gaps between them, over all and by position in the answer.
 
-    Texts are sorted by target length first; "shuffled" gives each text the slots of its neighbour, which is then of
+    Texts are sorted by number of slots and target length first; "shuffled" gives each text the slots of its neighbour, which is then of
     like length and the harder test. The verbatim channel, where the adapter has it, is always the text's own: the gaps
     say what the slots are worth beside it.
     """
@@ -43,24 +43,29 @@ class Usage(Evaluator):
         from llink.reading import in_batches, target_losses
         from llink.training.warm_start import features
 
-        rows = sorted(subject.first(rows, PAIRS), key=lambda p: len(p.english))
+        rows = subject.first(rows, PAIRS)
         subject.cache.ensure([p.foreign for p in rows])
         decoder, bridge = subject.engine.decoder, subject.engine.resident(subject.code).bridge
+        counts = dict(zip(rows, map(bridge.count, subject.cache.lengths([p.foreign for p in rows])), strict=True))
+        rows = sorted(rows, key=lambda p: (counts[p], len(p.english)))
         others = other_bridges(subject)
-        prompts = [subject.engine.prompt(TASKS["translate"], subject.code, p.foreign) for p in rows]
         losses: dict[str, dict[int, list[float]]] = {}
         with subject.engine.using(subject.code), torch.inference_mode(), track("Losses", total=len(rows)) as bar:
             for number, part in enumerate(in_batches(len(rows), BATCH)):
                 wanted = [decoder.tokenize(p.english) for p in rows[part]]
                 read = features(subject.cache, [p.foreign for p in rows[part]], bridge.reserved.device)
                 slots = bridge(*read)
-                kinds = {"right": slots, "zero": bridge.reserved.expand_as(slots)}
+                count = slots.shape[1]
+                prompts = [
+                    subject.engine.prompt(TASKS["translate"], subject.code, p.foreign, count) for p in rows[part]
+                ]
+                kinds = {"right": slots, "zero": bridge.none(len(slots), count)}
                 if len(rows) > 1:
                     kinds["shuffled"] = slots.roll(1, 0)
                 if number % OTHERS == 0:
-                    kinds |= {f"slots of {code}": other(*read) for code, other in others.items()}
+                    kinds |= {f"slots of {code}": other(*read, count) for code, other in others.items()}
                 for kind, given in kinds.items():
-                    found = target_losses(decoder, prompts[part], given, wanted).tolist()
+                    found = target_losses(decoder, prompts, given, wanted).tolist()
                     own = [loss[: len(target) + 1] for loss, target in zip(found, wanted, strict=True)]
                     losses.setdefault(kind, {}).update(zip(range(len(rows))[part], own, strict=True))
                 bar(len(rows[part]))
@@ -106,7 +111,7 @@ def other_bridges(subject: Subject) -> dict[str, Bridge]:
     """The bridges of other languages for the same pair of models and as many slots; those that do not fit are left out."""
     from llink.plugins import languages
 
-    slots = subject.engine.resident(subject.code).bridge.slots
+    slots = subject.engine.resident(subject.code).bridge.choice.slots
     found = {}
     for code in languages():
         if code != subject.code:
@@ -114,7 +119,7 @@ def other_bridges(subject: Subject) -> dict[str, Bridge]:
                 bridge = subject.engine.resident(code).bridge
             except LlinkError:
                 continue  # no adapter, or one for another reading of the encoder
-            if bridge.slots == slots:
+            if bridge.choice.slots == slots:
                 found[code] = bridge
     return found
 

@@ -41,7 +41,7 @@ class SlotSweep(Experiment):
         asked = study.ask(run, adapter, {"translate": None, "tasks": None, "tokens": TIMED})
         return [
             {
-                "slots": run.recipe.injector.slots, "dev set": dev, "loss": usage[dev]["right"],
+                "slots": run.recipe.injector.most, "dev set": dev, "loss": usage[dev]["right"],
                 "usage gap": usage[dev]["usage_gap"], "chrF++": found["translate"].metrics["chrf++"],
                 **_questions(found.get("tasks")), "prompt tokens": found["tokens"].metrics["prompt tokens"],
                 "first pass, ms": 1000 * _first_pass(found["tokens"]),

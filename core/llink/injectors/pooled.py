@@ -41,10 +41,12 @@ class PooledInjector(nn.Module, SlotInjector):
         self.norm_out = nn.LayerNorm(decoder_size)
         nn.init.constant_(self.norm_out.weight, slot_norm / decoder_size**0.5)
 
-    def forward(self, projected: Tensor, states: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """pF ``[B, D]`` -> slots ``[B, K, D]``; the token states are not read."""
+    def forward(
+        self, projected: Tensor, states: Tensor | None = None, mask: Tensor | None = None, slots: int | None = None
+    ) -> Tensor:
+        """pF ``[B, D]`` -> slots ``[B, k, D]``, the first of K; the token states are not read."""
         x = self.norm_in(nn.functional.normalize(projected, dim=-1)) * self.scale
         x = x + torch.tanh(self.gate) * self.adapter(x)
-        slots = self.expander(x).view(-1, self.slots, x.shape[-1])
-        slots = torch.cat([slots[:, :1] + x[:, None], slots[:, 1:]], dim=1)
-        return self.norm_out(slots)
+        rows = self.expander(x).view(-1, self.slots, x.shape[-1])[:, :slots]
+        rows = torch.cat([rows[:, :1] + x[:, None], rows[:, 1:]], dim=1)
+        return self.norm_out(rows)

@@ -65,13 +65,16 @@ class ResamplerInjector(nn.Module, SlotInjector):
         self.state_mean.copy_(states.mean(0))
         self.state_std.copy_(states.std(0).clamp(min=1e-6))
 
-    def forward(self, projected: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-        """pF ``[B, D]``, states ``[B, T, H]``, mask ``[B, T]`` -> slots ``[B, K, D]``."""
+    def forward(self, projected: Tensor, states: Tensor, mask: Tensor, slots: int | None = None) -> Tensor:
+        """pF ``[B, D]``, states ``[B, T, H]``, mask ``[B, T]`` -> slots ``[B, k, D]``.
+
+        They are made by the first k queries together: each knows how many there are, and takes its share of the text.
+        """
         places = torch.arange(states.shape[1], device=states.device).clamp(max=self.position.num_embeddings - 1)
         memory = self.read((states.to(self.state_mean.dtype) - self.state_mean) / self.state_std)
         memory = self.read_norm(memory) + self.position(places)
         sentence = nn.functional.normalize(projected, dim=-1) * projected.shape[-1] ** 0.5
-        x = self.query + self.scale * self.sentence(sentence)[:, None]
+        x = self.query[:slots] + self.scale * self.sentence(sentence)[:, None]
         for block in self.blocks:
             x = block(x, memory, mask[:, None, None])
         return self.norm_out(self.out(x))

@@ -37,7 +37,7 @@ from llink.training.loop import accelerator_for
 from llink.training.objective import check_losses
 from llink.training.run_folder import RunFolder
 from llink.training.stage_a import AlignmentData, train_stage_a
-from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b, with_values
+from llink.training.stage_b import Example, Passage, add_lora, dev_losses, train_stage_b, with_values
 from llink.training.teacher import TeacherEncoder
 from llink.training.warm_start import train_warm_start
 
@@ -399,7 +399,7 @@ class Run:
         english = self.english if self._english_side else None
         with self.accelerator.main_process_first():  # which lets the decoder answer, and keeps the answers
             examples = training_examples(self.recipe, self.decoder, self.pairs.rows, english, self.instructions, config)
-        self._ensure([example.text for example in examples], "Encoding instructions")
+        self._ensure([p.text for example in examples for p in example.passages], "Encoding instructions")
         channel = self.recipe.verbatim
         return with_values(examples, self.language, channel.share) if channel.tokens else examples
 
@@ -446,7 +446,7 @@ class Run:
             "encoder_options": self.recipe.encoder.options,
             "decoder": self.decoder.name,
             "decoder_fingerprint": self.decoder.fingerprint,
-            "prompt": prompt.fingerprint(self.decoder, self.recipe.injector.slots, self.recipe.verbatim.tokens),
+            "prompt": prompt.fingerprint(self.decoder, self.recipe.injector.most, self.recipe.verbatim.tokens),
             "verbatim": self.recipe.verbatim.tokens,
             "recipe": self.recipe.model_dump(mode="json"),
             "data": data,
@@ -482,16 +482,47 @@ def training_examples(
     pool = [] if english is None else list(dict.fromkeys([p.english for p in pairs] + english))
     count = round(len(examples) * config.english_share / max(1 - config.english_share, 0.01))
     examples += [Example(t, "translate", t, t) for t in pick.sample(pool, min(count, len(pool)))]
+    if config.long_share:
+        count = round(len(examples) * config.long_share / (1 - config.long_share))
+        examples += [_long(group, "translate") for group in longer(often, count, config.passages, pick)]
     tasks = [Example(row.foreign, _task(row), row.target, row.english) for row in instructions]
     if config.distilled and not instructions:
         long = sorted(pairs, key=lambda p: -len(p.english.split()))[: config.distilled * 4]
         chosen = pick.sample(long, min(config.distilled, len(long)))
-        answers = distil(decoder, [p.english for p in chosen], home() / "distilled")
-        tasks = [Example(chosen[i].foreign, task, answer, chosen[i].english) for i, task, answer in answers]
+        texts = [[pair] for pair in chosen]
+        # Every fourth is asked of a longer text.
+        texts += longer(often, config.distilled // 4 if config.long_share else 0, config.passages, pick)
+        answers = distil(decoder, [" ".join(p.english for p in text) for text in texts], home() / "distilled")
+        tasks = [_long(texts[i], task, answer) for i, task, answer in answers]
     if tasks:
         share = len(examples) * config.task_share / (1 - min(config.task_share, 0.99))
         examples += (tasks * (int(share / len(tasks)) + 1))[: max(round(share), len(tasks))]
     return examples
+
+
+def longer(pairs: Sequence[Pair], count: int, most: int, pick: random.Random) -> list[list[Pair]]:
+    """So many longer texts: 2 to ``most`` pairs of one source each, put together at random."""
+    by_source: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_source.setdefault(pair.source, []).append(pair)
+    sources = {source: list(dict.fromkeys(rows)) for source, rows in by_source.items() if len(set(rows)) > 1}
+    if not sources:
+        return []
+    weights = [len(by_source[source]) for source in sources]
+    drawn = pick.choices(list(sources.values()), weights, k=count)
+    return [pick.sample(rows, min(pick.randint(2, most), len(rows))) for rows in drawn]
+
+
+def _long(pairs: Sequence[Pair], task: str, target: str | None = None) -> Example:
+    """One example of pairs that are the passages of one text; without a ``target`` its translation."""
+    first, *more = pairs
+    return Example(
+        first.foreign,
+        task,
+        " ".join(p.english for p in pairs) if target is None else target,
+        first.english,
+        more=tuple(Passage(p.foreign, p.english) for p in more),
+    )
 
 
 def _task(row: Instruction) -> str:

@@ -296,7 +296,7 @@ class Plan:
         self.decoder = Shape.of(add_lora(blank, recipe.stage_b))
         with torch.device("meta"):
             self.bridge = Bridge(self.encoder.width, self.decoder.width, recipe.projector, recipe.injector, 1.0)
-        self.slots = recipe.injector.slots
+        self.slots = recipe.injector.most
         self.pairs = min(self.lengths.pairs, recipe.data.max_pairs or self.lengths.pairs)
         shares = [config.english_share for config in self.injections.values()]
         self.with_english = recipe.stage_a.english_side or max(shares) > 0

@@ -25,14 +25,22 @@ from llink.training.features import Features
 from llink.training.loop import Log, Measure, Part, Stage, fit, warmup_cosine, whole_batch
 from llink.training.objective import Objective
 from llink.training.verbatim import Batches
-from llink.training.warm_start import SlotTargets, features, length_batches, slot_inputs
+from llink.training.warm_start import SlotTargets, features, length_batches, slot_inputs, slots_of_step
 from llink.verbatim import bounded
 
 
 @dataclass(frozen=True)
+class Passage:
+    """A text behind slots, its English, and what the language finds verbatim in it (None: not looked for)."""
+
+    text: str
+    english: str
+    values: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Example:
-    """One training example: the text behind the slots, the task, the English target, the English of the text, and what
-    the language finds verbatim in the text (None: not looked for)."""
+    """One training example: a passage, the task and the English target; ``more`` are further passages of a longer text."""
 
     text: str
     task: str
@@ -40,6 +48,12 @@ class Example:
     target: str
     english: str
     values: tuple[str, ...] | None = None
+    more: tuple[Passage, ...] = ()
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """All of them in order, one at least."""
+        return Passage(self.text, self.english, self.values), *self.more
 
     @property
     def instruction(self) -> str:
@@ -53,9 +67,13 @@ def with_values(examples: Sequence[Example], language: Language, share: float = 
     Args:
         share: of examples with a value that stands in their target; where there are fewer, they are repeated.
     """
-    found = {text: tuple(language.verbatim(text)) for text in dict.fromkeys(e.text for e in examples)}
-    known = [replace(example, values=found[example.text]) for example in examples]
-    bearing = [e for e in known if any(bounded(value).search(e.target) for value in e.values or ())]
+    found = {
+        text: tuple(language.verbatim(text)) for text in dict.fromkeys(p.text for e in examples for p in e.passages)
+    }
+    known = [
+        replace(e, values=found[e.text], more=tuple(replace(p, values=found[p.text]) for p in e.more)) for e in examples
+    ]
+    bearing = [e for e in known if any(bounded(v).search(e.target) for p in e.passages for v in p.values or ())]
     wanted = round(share * (len(known) - len(bearing)) / (1 - share))
     return known + list(islice(cycle(bearing), max(0, wanted - len(bearing)) if bearing else 0))
 
@@ -110,7 +128,7 @@ def train_stage_b(
         LlinkError: E402 when the loss is not finite, E408 when a loss of a plugin cannot be had.
     """
     size = whole_batch(config.batch, config.accumulation, accelerator)
-    made = Batches(decoder, bridge.slots, examples, verbatim, longest=config.max_target_tokens, seed=seed)
+    made = Batches(decoder, examples, verbatim, longest=config.max_target_tokens, seed=seed)
     return fit(
         _WithDecoder(stage, bridge, decoder, lora, cache, made, config, seed, accelerator.device, size),
         accelerator=accelerator,
@@ -155,10 +173,10 @@ class _WithDecoder(Stage):
         self._no_split_modules = sharded_blocks(decoder)
         self.decoder, self.cache, self.made, self.config = decoder, cache, made, config
         self.seed, self.device, self.batch = seed, device, batch
-        self.english = [decoder.tokenize(e.english) for e in made.examples]
-        self.aims, self.objective = SlotTargets(decoder, bridge.slots), Objective(f"stage_{stage}", config.losses)
+        self.english = [[decoder.tokenize(p.english) for p in e.passages] for e in made.examples]
+        self.aims, self.objective = SlotTargets(decoder), Objective(f"stage_{stage}", config.losses)
         self.shares = bool(self.objective.of_batch)
-        self._step, self._batch = -1, made([], 0)
+        self._step, self._batch, self._slots = -1, made([], 0, 1), 1
 
     def train(self, mode: bool = True) -> _WithDecoder:
         super().train(mode)
@@ -181,15 +199,19 @@ class _WithDecoder(Stage):
 
     def batches(self, size: int, first: int) -> Iterator[list[int]]:
         examples = self.made.examples
-        texts = self.cache.lengths([e.text for e in examples])
-        lengths = [len(target) + length for target, length in zip(self.made.targets, texts, strict=True)]
+        texts = iter(self.cache.lengths([p.text for e in examples for p in e.passages]))
+        sizes = [sum(next(texts) for _ in e.passages) for e in examples]
+        lengths = [len(target) + length for target, length in zip(self.made.targets, sizes, strict=True)]
         return task_batches(examples, lengths, size, self.seed, first)
 
     def loss(self, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
         if part.step != self._step:  # values are swapped anew in each step
-            self._step, self._batch = part.step, self.made(part.batch, part.step)
+            texts = [p.text for i in part.batch for p in self.made.examples[i].passages]
+            self._slots = slots_of_step(self.bridge, max(self.cache.lengths(texts)), self.seed, part.step)
+            self._step, self._batch = part.step, self.made(part.batch, part.step, self._slots)
         some, prompts, wanted = map(part.pick, self._batch)
-        own_slots = self.bridge(*features(self.cache, [e.text for e in some], self.device))
+        read = features(self.cache, [p.text for e in some for p in e.passages], self.device)
+        own_slots = self.bridge(*read, self._slots).unflatten(0, (len(some), -1)).flatten(1, 2)
         slots = part.join("slots", own_slots) if self.shares else own_slots
         contrast = part.step % self.config.usage_every == 0
         compares = self.objective.asks("right", without=() if contrast else ("zero",))
@@ -229,8 +251,9 @@ class _WithDecoder(Stage):
         built only where it is open."""
 
         def nats() -> Tensor:
-            reserved = self.bridge.reserved.expand(len(wanted), -1, -1)
-            return target_losses(self.decoder, prompts, reserved, wanted).sum() / tokens
+            passages = prompts[0].slots // self._slots
+            none = self.bridge.none(len(wanted), self._slots).repeat(1, passages, 1)
+            return target_losses(self.decoder, prompts, none, wanted).sum() / tokens
 
         zero = part.known("zero")
         if zero is None:
@@ -251,7 +274,10 @@ class _WithDecoder(Stage):
         return {**scales, "examples": (self._step + 1) * self.batch}
 
     def examples(self, part: Part) -> list[dict[str, str]]:
-        return [{"text": e.text, "task": e.task, "target": e.target} for e in part.pick(self._batch[0])]
+        return [
+            {"text": "\n".join(p.text for p in e.passages), "task": e.task, "target": e.target}
+            for e in part.pick(self._batch[0])
+        ]
 
 
 def sharded_blocks(decoder: Decoder) -> list[str]:
@@ -264,7 +290,7 @@ def sharded_blocks(decoder: Decoder) -> list[str]:
 @torch.no_grad()
 def _teacher_logits(decoder: Decoder, lora: PeftModel, examples: Sequence[Example], labels: Tensor) -> Tensor:
     """Logits ``[B, L, V]`` of the frozen decoder for ``labels [B, L]``, the English text in the place of the slots."""
-    prompts = [build(decoder, e.instruction, text=e.english) for e in examples]
+    prompts = [build(decoder, e.instruction, text="\n".join(p.english for p in e.passages)) for e in examples]
     with lora.disable_adapter():
         return answer_logits(decoder, embedded(decoder, prompts), labels)
 
@@ -272,10 +298,11 @@ def _teacher_logits(decoder: Decoder, lora: PeftModel, examples: Sequence[Exampl
 def task_batches(
     examples: Sequence[Example], lengths: Sequence[int], batch: int, seed: int, first: int = 0
 ) -> Iterator[list[int]]:
-    """Endless batches of one task each, of like length; tasks come as often as they have examples."""
-    by_task: dict[str, list[int]] = {}
+    """Endless batches of one task and one number of passages each, of like length; they come as often as they have
+    examples."""
+    by_task: dict[tuple[str, int], list[int]] = {}
     for i, example in enumerate(examples):
-        by_task.setdefault(example.task, []).append(i)
+        by_task.setdefault((example.task, len(example.more)), []).append(i)
     tasks = sorted(by_task)
     sizes = torch.tensor([float(len(by_task[task])) for task in tasks])
     streams = {
@@ -302,20 +329,23 @@ def dev_losses(
 ) -> dict[str, float]:
     """Plain cross-entropy in nats per token with the right slots, reserved rows (zero) and another text's slots.
 
-    Texts are sorted by target length first; "shuffled" gives each text the slots of its neighbour, which is
-    then of like length and the harder test. The verbatim channel, of so many tokens, is always the text's own.
+    Texts are sorted by number of slots and target length first; "shuffled" gives each text the slots of its neighbour,
+    which is then of like length and the harder test. The verbatim channel, of so many tokens, is always the text's own.
     """
     device = bridge.reserved.device
-    order = sorted(examples, key=lambda e: len(e.target))
+    counts = dict(
+        zip([e.text for e in examples], map(bridge.count, cache.lengths([e.text for e in examples])), strict=True)
+    )
+    order = sorted(examples, key=lambda e: (counts[e.text], len(e.target)))
     totals = {"right": 0.0, "zero": 0.0, "shuffled": 0.0}
     tokens = 0
     for part in in_batches(len(order), batch):
         rows = order[part]
-        prompt = build(decoder, rows[0].instruction, slots=bridge.slots)
+        slots = bridge(*features(cache, [e.text for e in rows], device))
+        prompt = build(decoder, rows[0].instruction, slots=slots.shape[1])
         prompts = [prompt if e.values is None else beside(prompt, channel(decoder, e.values, verbatim)) for e in rows]
         wanted = [decoder.tokenize(e.target) for e in rows]
-        slots = bridge(*features(cache, [e.text for e in rows], device))
-        kinds = {"right": slots, "zero": bridge.reserved.expand_as(slots), "shuffled": slots.roll(1, 0)}
+        kinds = {"right": slots, "zero": bridge.none(*slots.shape[:2]), "shuffled": slots.roll(1, 0)}
         for kind, given in kinds.items():
             totals[kind] += float(target_losses(decoder, prompts, given, wanted).sum())
         tokens += sum(map(len, wanted)) + len(wanted)

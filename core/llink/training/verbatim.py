@@ -29,15 +29,13 @@ class Batches:
     """Prompts and targets of stage B's batches; the same for the same seed, step and example on any machine.
 
     Args:
-        slots: K.
         settings: of the recipe.
-        longest: tokens that a target may have.
+        longest: tokens that a target may have for each passage.
     """
 
     def __init__(
         self,
         decoder: Decoder,
-        slots: int,
         examples: Sequence[Example],
         settings: Verbatim,
         *,
@@ -46,27 +44,47 @@ class Batches:
     ) -> None:
         self.decoder, self.examples, self.settings = decoder, examples, settings
         self.longest, self.seed = longest, seed
-        instructions = {example.task: example.instruction for example in examples}
-        self.prompts = {task: build(decoder, text, slots=slots) for task, text in instructions.items()}
-        self.targets = [decoder.tokenize(e.target)[:longest] for e in examples]
+        self.prompts: dict[tuple[str, int, int], Prompt] = {}
+        self.targets = [self._target(e) for e in examples]
         self.pool: dict[str, list[str]] = {}
-        for value in dict.fromkeys(value for e in examples for value in e.values or ()):
+        for value in dict.fromkeys(value for e in examples for p in e.passages for value in p.values or ()):
             self.pool.setdefault(kind(value), []).append(value)
 
-    def __call__(self, rows: Sequence[int], step: int) -> tuple[list[Example], list[Prompt], list[list[int]]]:
-        """These examples of one task, values swapped where they are, with the prompt and the target's ids of each."""
-        made = [self._one(row, random.Random(f"{self.seed} {step} {row}")) for row in rows]
+    def __call__(
+        self, rows: Sequence[int], step: int, slots: int
+    ) -> tuple[list[Example], list[Prompt], list[list[int]]]:
+        """These examples of one task, values swapped where they are, with the prompt and the target's ids of each.
+
+        Args:
+            slots: k, of each passage.
+        """
+        made = [self._one(row, slots, random.Random(f"{self.seed} {step} {row}")) for row in rows]
         return [example for example, _, _ in made], [prompt for _, prompt, _ in made], [ids for _, _, ids in made]
 
-    def _one(self, row: int, pick: random.Random) -> tuple[Example, Prompt, list[int]]:
+    def _one(self, row: int, slots: int, pick: random.Random) -> tuple[Example, Prompt, list[int]]:
         example, target = self.examples[row], self.targets[row]
-        prompt = self.prompts[example.task]
-        if not self.settings.tokens or example.values is None or pick.random() < self.settings.dropout:
-            return example, prompt, target
-        if example.values and pick.random() < self.settings.swap:
+        tokens = self.settings.tokens
+        if not tokens or example.values is None or pick.random() < self.settings.dropout:
+            return example, self._prompt(example, slots), target
+        if any(p.values for p in example.passages) and pick.random() < self.settings.swap:
             example = swapped(example, self.pool, pick)
-            target = self.decoder.tokenize(example.target)[: self.longest]
-        return example, beside(prompt, channel(self.decoder, example.values or (), self.settings.tokens)), target
+            target = self._target(example)
+        kept = [channel(self.decoder, p.values or (), tokens) for p in example.passages]
+        if example.more:
+            prompt = build(self.decoder, example.instruction, slots=slots, passages=len(kept), kept=kept)
+        else:
+            prompt = beside(self._prompt(example, slots), kept[0])
+        return example, prompt, target
+
+    def _prompt(self, example: Example, slots: int) -> Prompt:
+        """The prompt without the channel."""
+        key = example.task, slots, len(example.passages)
+        if key not in self.prompts:
+            self.prompts[key] = build(self.decoder, example.instruction, slots=slots, passages=key[2])
+        return self.prompts[key]
+
+    def _target(self, example: Example) -> list[int]:
+        return self.decoder.tokenize(example.target)[: self.longest * len(example.passages)]
 
 
 def swapped(example: Example, pool: Mapping[str, Sequence[str]], pick: random.Random) -> Example:
@@ -75,15 +93,20 @@ def swapped(example: Example, pool: Mapping[str, Sequence[str]], pick: random.Ra
     Args:
         pool: values of the training text by kind, to choose from beside made-up ones.
     """
-    values = example.values or ()
+    values = list(dict.fromkeys(value for p in example.passages for value in p.values or ()))
     there = [v for v in sorted(values, key=len, reverse=True) if bounded(v).search(example.target)]
     new = {value: another(value, pool, pick) for value in there}
     return replace(
         example,
         target=_put(new, example.target),
         english=_put(new, example.english),
-        values=tuple(dict.fromkeys(new.get(value, value) for value in values)),
+        values=_renamed(example.values, new),
+        more=tuple(replace(p, english=_put(new, p.english), values=_renamed(p.values, new)) for p in example.more),
     )
+
+
+def _renamed(values: Sequence[str] | None, new: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(new.get(value, value) for value in values or ()))
 
 
 def _put(new: Mapping[str, str], text: str) -> str:

@@ -1,9 +1,9 @@
 """Warm start of the slot injector, with no decoder in the loop.
 
 The frozen decoder already reads one kind of soft token well: its own input embeddings. So before stage B the
-slots learn to imitate them. The English target is cut into K consecutive chunks; slot k aims at the mean
-embedding of chunk k and must tell its tokens from the batch's other tokens. With K at or above the length of
-the text this is a translation token by token; below it, a summary that keeps the order. One example costs
+slots learn to imitate them. The English target is cut into as many consecutive chunks as there are slots; slot k aims
+at the mean embedding of chunk k and must tell its tokens from the batch's other tokens. With as many slots as tokens
+this is a translation token by token; with fewer, a summary that keeps the order. One example costs
 about a twentieth of a pass through even the smallest decoder.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,38 +24,41 @@ from torch.nn import functional as F
 
 from llink.bridge import Bridge
 from llink.interfaces import Decoder
-from llink.recipe import WarmStart
+from llink.recipe import Slots, WarmStart
 from llink.training.features import Features
 from llink.training.loop import Log, Part, Stage, fit, warmup_cosine, whole_batch
 from llink.training.objective import Objective
 
 
 class SlotTargets:
-    """What each of the K slots should say, as chunks of an English text's input embeddings.
+    """What each of the slots should say, as chunks of an English text's input embeddings.
 
     Args:
         decoder: gives tokenizer and embeddings.
-        slots: K.
     """
 
-    def __init__(self, decoder: Decoder, slots: int) -> None:
-        self.slots = slots
+    def __init__(self, decoder: Decoder) -> None:
         self.matrix = decoder.embedding_matrix().detach()
         self.filler = decoder.tokenize("\n")[0]
 
-    def chunks(self, ids: Sequence[int]) -> list[list[int]]:
-        """K lists of ids; a text shorter than K leaves the last ones with a line break each."""
-        if len(ids) <= self.slots:
-            return [[i] for i in ids] + [[self.filler]] * (self.slots - len(ids))
-        cuts = [round(k * len(ids) / self.slots) for k in range(self.slots + 1)]
+    def chunks(self, ids: Sequence[int], slots: int) -> list[list[int]]:
+        """So many lists of ids; a text that is shorter leaves the last ones with a line break each."""
+        if len(ids) <= slots:
+            return [[i] for i in ids] + [[self.filler]] * (slots - len(ids))
+        cuts = [round(k * len(ids) / slots) for k in range(slots + 1)]
         return [list(ids[a:b]) for a, b in pairwise(cuts)]
 
-    def __call__(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Targets ``[B, K, D]``, unit vocabulary ``[U, D]`` of the batch and wanted tokens ``[B, K, U]``."""
-        chunked = [self.chunks(ids) for ids in rows]
+    def __call__(self, rows: Sequence[Sequence[Sequence[int]]], slots: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Targets ``[B, K, D]``, unit vocabulary ``[U, D]`` of the batch and wanted tokens ``[B, K, U]``.
+
+        Args:
+            rows: of each row the ids of its passages, one or more, the same number in all.
+            slots: K, of all passages of a row together.
+        """
+        chunked = [[chunk for ids in row for chunk in self.chunks(ids, slots // len(row))] for row in rows]
         distinct = sorted({i for chunks in chunked for chunk in chunks for i in chunk})
         place = {token: n for n, token in enumerate(distinct)}
-        wanted = torch.zeros(len(rows), self.slots, len(distinct))
+        wanted = torch.zeros(len(rows), slots, len(distinct))
         for b, chunks in enumerate(chunked):
             for k, chunk in enumerate(chunks):
                 for token in chunk:
@@ -65,18 +69,19 @@ class SlotTargets:
 
 
 def slot_inputs(
-    aims: SlotTargets, slots: Tensor, english: Sequence[Sequence[int]], temperature: float = 0.07
+    aims: SlotTargets, slots: Tensor, english: Sequence[Sequence[Sequence[int]]], temperature: float = 0.07
 ) -> dict[str, Callable[[], Any]]:
-    """How to make what losses may ask for beside the slots ``[B, K, D]``, from the tokens of their English texts."""
-    aim = functools.cache(lambda: aims(english))
-    number = {text: n for n, text in enumerate(map(tuple, english))}
+    """How to make what losses may ask for beside the slots ``[B, K, D]``, from the tokens of their English passages."""
+    aim = functools.cache(lambda: aims(english, slots.shape[1]))
+    texts = [tuple(map(tuple, row)) for row in english]
+    number = {text: n for n, text in enumerate(texts)}
     return {
         "targets": lambda: aim()[0],
         "vocabulary": lambda: aim()[1],
         "wanted": lambda: aim()[2],
         "student": lambda: slots.mean(1),
         "teacher": lambda: aim()[0].mean(1),
-        "groups": lambda: torch.tensor([number[tuple(text)] for text in english], device=slots.device),
+        "groups": lambda: torch.tensor([number[text] for text in texts], device=slots.device),
         "temperature": lambda: temperature,
     }
 
@@ -144,8 +149,8 @@ class _WarmStart(Stage):
         fit_states(bridge, cache, [text for text, _ in examples], seed)
         self.bridge, self.replicated = bridge, [bridge]
         self.cache, self.pairs, self.config, self.seed, self.device = cache, examples, config, seed, device
-        self.english = [decoder.tokenize(english) for _, english in examples]
-        self.aims, self.objective = SlotTargets(decoder, bridge.slots), Objective("warm_start", config.losses)
+        self.english = [[decoder.tokenize(english)] for _, english in examples]
+        self.aims, self.objective = SlotTargets(decoder), Objective("warm_start", config.losses)
 
     def train(self, mode: bool = True) -> _WarmStart:
         super().train(mode)
@@ -159,12 +164,22 @@ class _WarmStart(Stage):
         return length_batches(self.cache.lengths([text for text, _ in self.pairs]), size, self.seed, first)
 
     def loss(self, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        own = self.bridge(*features(self.cache, [self.pairs[i][0] for i in part.rows], self.device))
+        longest = max(self.cache.lengths([self.pairs[i][0] for i in part.batch]))
+        count = slots_of_step(self.bridge, longest, self.seed, part.step)
+        own = self.bridge(*features(self.cache, [self.pairs[i][0] for i in part.rows], self.device), count)
         slots = part.join("slots", own)
         return self.objective(slot_inputs(self.aims, slots, [self.english[i] for i in part.batch]), slots=slots)
 
     def examples(self, part: Part) -> list[dict[str, str]]:
         return [dict(zip(("text", "target"), self.pairs[i], strict=True)) for i in part.rows]
+
+
+def slots_of_step(bridge: Bridge, tokens: int, seed: int, step: int) -> int:
+    """k of a training step whose longest text has so many encoder tokens: its own number, or in nested steps another."""
+    slots, pick = bridge.choice.slots, random.Random(f"{seed} slots {step}")
+    if isinstance(slots, Slots) and pick.random() < slots.nested:
+        return pick.randint(slots.min, slots.max)
+    return bridge.count(tokens)
 
 
 def features(cache: Features, texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
