@@ -189,10 +189,9 @@ class _DirectLora(Stage):
         super().__init__()
         self.lora, self._no_split_modules = lora, sharded_blocks(decoder)
         self.decoder, self.rows, self.config, self.seed, self.batch = decoder, examples, config, seed, batch
-        self.prompts = [build(decoder, e.instruction, text=e.text) for e in examples]
-        self.targets = [
-            [*decoder.tokenize(e.target)[: config.max_target_tokens], decoder.end_of_turn] for e in examples
-        ]
+        self.prompts = [build(decoder, e.instruction, text=e.whole) for e in examples]
+        most = config.max_target_tokens
+        self.targets = [[*decoder.tokenize(e.target)[: most * len(e.passages)], decoder.end_of_turn] for e in examples]
         self._step = 0
 
     def groups(self) -> list[dict[str, Any]]:
@@ -217,7 +216,7 @@ class _DirectLora(Stage):
         return {"examples": (self._step + 1) * self.batch}
 
     def examples(self, part: Part) -> list[dict[str, str]]:
-        return [{"text": e.text, "task": e.task, "target": e.target} for e in (self.rows[i] for i in part.rows)]
+        return [{"text": e.whole, "task": e.task, "target": e.target} for e in (self.rows[i] for i in part.rows)]
 
 
 @torch.inference_mode()
@@ -285,7 +284,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def _prompts(decoder: Decoder, examples: Sequence[Example]) -> list[Tensor]:
-    return embedded(decoder, [build(decoder, e.instruction, text=e.text) for e in examples])
+    return embedded(decoder, [build(decoder, e.instruction, text=e.whole) for e in examples])
 
 
 def _save(folder: Path, lora: PeftModel, about: dict[str, Any]) -> None:

@@ -51,6 +51,11 @@ class Example:
     more: tuple[Passage, ...] = ()
 
     @property
+    def whole(self) -> str:
+        """The text of all passages, one a line."""
+        return "\n".join(p.text for p in self.passages)
+
+    @property
     def passages(self) -> tuple[Passage, ...]:
         """All of them in order, one at least."""
         return Passage(self.text, self.english, self.values), *self.more
@@ -274,10 +279,7 @@ class _WithDecoder(Stage):
         return {**scales, "examples": (self._step + 1) * self.batch}
 
     def examples(self, part: Part) -> list[dict[str, str]]:
-        return [
-            {"text": "\n".join(p.text for p in e.passages), "task": e.task, "target": e.target}
-            for e in part.pick(self._batch[0])
-        ]
+        return [{"text": e.whole, "task": e.task, "target": e.target} for e in part.pick(self._batch[0])]
 
 
 def sharded_blocks(decoder: Decoder) -> list[str]:
