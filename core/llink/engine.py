@@ -70,6 +70,7 @@ class Engine:
             leaves first, and comes back from disk when it is asked for. A request waits until there is room.
         cache_bytes: how much is kept of the encoder's features of recent texts, and as much again of their slots.
         max_queue: texts that may wait for the decoder.
+        max_slots: how many slots a passage may get, from adapters whose number of slots is adaptive: fewer are quicker.
     """
 
     def __init__(
@@ -84,12 +85,14 @@ class Engine:
         max_bytes: int | None = None,
         cache_bytes: int = 64 << 20,
         max_queue: int = QUEUE,
+        max_slots: int | None = None,
     ) -> None:
         self.decoder = decoder
         self.device = device
         self._encoder = None if isinstance(encoder, str) else encoder
         self._encoder_name = encoder if isinstance(encoder, str) else encoder.name
         self._dtype, self._encoder_device = dtype, encoder_device or device
+        self._max_slots = max_slots
         self._shelf = Shelf(max_resident, max_bytes)
         self._switch = LoraSwitch(decoder)
         self._scheduler = Scheduler(decoder, self._switch, batch=BATCH, queue=max_queue)
@@ -124,7 +127,7 @@ class Engine:
             attn_implementation: of the decoder, as transformers names them.
             compile: whether the decoder goes through ``torch.compile``, or the backend of it; the first requests
                 wait for the compiler, and the bits of the bare decoder are then the compiler's.
-            limits: ``max_resident``, ``max_bytes``, ``cache_bytes``, ``max_queue``.
+            limits: ``max_resident``, ``max_bytes``, ``cache_bytes``, ``max_queue``, ``max_slots``.
 
         Raises:
             LlinkError: E1xx when a model cannot be had, E507 for an unusable device, E519 when the decoder cannot be
@@ -665,11 +668,18 @@ class Engine:
             )  # fmt: skip
         return parts
 
+    def counts(self, texts: Sequence[str], language: str) -> list[int]:
+        """k, the number of slots that each of these texts gets as one passage."""
+        with self._hold(language) as resident:
+            return self._counts([resident.language.normalise(text) for text in texts], resident)
+
     def _counts(self, pieces: Sequence[str], resident: Resident) -> list[int]:
-        """k, the number of slots of each normalised text."""
-        if resident.bridge.choice.least == resident.bridge.slots:
-            return [resident.bridge.slots] * len(pieces)
-        return [resident.bridge.count(tokens) for tokens in self._tokens(pieces)]
+        """As ``counts``, of normalised texts."""
+        choice = resident.bridge.choice
+        if choice.least == choice.most:
+            return [choice.most] * len(pieces)
+        most = max(choice.least, self._max_slots or choice.most)
+        return [min(most, choice.count(tokens)) for tokens in self._tokens(pieces)]
 
     def _tokens(self, parts: Sequence[str]) -> list[int]:
         with self._encoding:

@@ -121,6 +121,19 @@ def test_an_adapter_has_the_slots_that_a_text_needs(engine: Engine, adapter: Pat
     assert engine.generate([short, long], "km", **SHORT) == [engine.generate(t, "km", **SHORT) for t in (short, long)]
 
 
+def test_an_engine_may_give_fewer(engine: Engine, encoder_folder: str, decoder_folder: str, adapter: Path) -> None:
+    few = Engine.load(encoder_folder, decoder_folder, device="cpu", dtype="float32", max_slots=4)
+    few.add("km", adapter)
+    assert few.counts(KHMER, "km") == [min(4, k) for k in engine.counts(KHMER, "km")]
+    own = dict(zip(KHMER, engine.counts(KHMER, "km"), strict=True))
+    long = max(own, key=own.__getitem__)
+    assert own[long] == 6
+    assert few.prompt("x", "km", long).slots == few.slots([long], "km").shape[1] == 4
+    # Not the first rows of what there would be more of: fewer queries share out the whole text.
+    assert not torch.equal(few.slots([long], "km")[0], engine.slots([long], "km")[0, :4])
+    few.close()
+
+
 def test_passages_of_different_lengths_in_one_prompt(engine: Engine) -> None:
     ids, slots = engine.passages(KHMER[:4], "km")
     each = [engine.slots([text], "km")[0] for text in KHMER[:4]]

@@ -53,6 +53,12 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="A decoder that `llink models` lists, a folder, or http://HOST/v1#MODEL of an OpenAI-compatible endpoint.",
 )
+@click.option(
+    "--max-slots",
+    type=click.IntRange(1),
+    metavar="K",
+    help="Give no passage more slots, of an adapter that can do with less.",
+)
 @click.option("--fresh", is_flag=True, help="Measure again what --out has.")
 @click.option("--check", is_flag=True, help="Fail when a number is not as the recipe's `expect` says.")
 @click.option("--record", is_flag=True, help="Put the numbers into the adapter's manifest and card.")
@@ -68,6 +74,7 @@ def command(
     against: str,
     out: Path | None,
     judge: str | None,
+    max_slots: int | None,
     fresh: bool,
     check: bool,
     record: bool,
@@ -101,7 +108,8 @@ def command(
 
     found = measure(
         entry, suites, recipe=recipe, data=data, adapter=folder, limit=limit, against=baselines, lora=lora, judge=judge,
-        samples=ctx.get_parameter_source("data") is ParameterSource.DEFAULT, out=out, fresh=fresh,
+        samples=ctx.get_parameter_source("data") is ParameterSource.DEFAULT, max_slots=max_slots,
+        out=out, fresh=fresh,
     )  # fmt: skip
     results = {suite: {name: whole(values) for name, values in sets.items()} for suite, sets in found.metrics.items()}
     click.echo(report(results))

@@ -92,6 +92,7 @@ def measure(
     lora: Path | None = None,
     judge: str | None = None,
     samples: bool = False,
+    max_slots: int | None = None,
     out: Path | None = None,
     fresh: bool = False,
 ) -> Report:
@@ -106,6 +107,7 @@ def measure(
         lora: folder of the baseline ``direct-lora``.
         judge: name of the judge, see ``llink.judge.open_judge``; without it that suite is skipped.
         samples: whether the language's own samples stand in where there is no dev data.
+        max_slots: how many slots a passage may get, see ``Engine``.
         out: folder of what is found, a sub-folder a suite and set; what it has of this very evaluation is taken up.
         fresh: measure again what ``out`` has.
 
@@ -123,7 +125,7 @@ def measure(
         read_about(lora or Path())
     report = Report()
     dev = _dev_sets(language, recipe, data, samples, report)
-    engine = Engine.load(recipe.encoder.name, recipe.decoder.name)
+    engine = Engine.load(recipe.encoder.name, recipe.decoder.name, max_slots=max_slots)
     try:
         engine.add(language.code, adapter)
         manifest = engine.resident(language.code).manifest
@@ -135,7 +137,7 @@ def measure(
         about = {
             "llink": __version__, "language": language.code, "encoder": manifest.encoder, "decoder": manifest.decoder,
             "recipe": recipe.name, "adapter": manifest.files, "limit": limit, "seed": SEED, "against": list(against),
-            "lora": lora_hash(lora),
+            "lora": lora_hash(lora), **({"max_slots": max_slots} if max_slots else {}),
         }  # fmt: skip
         report.about = {**about, "data": _hash({name: _texts(rows) for name, rows in dev.items()})}
         earlier = read_json(out / METRICS) if out else {}

@@ -85,10 +85,13 @@ class Tokens(Evaluator):
             for pair in rows:
                 text = resident.language.normalise(pair.foreign)
 
-                def read(text: str = text) -> Tensor:
+                [count] = engine.counts([text], subject.code)
+
+                def read(text: str = text, count: int = count) -> Tensor:
                     encoded = engine.encoder.encode([text])
                     own = (encoded.pooled.float(), encoded.states.float(), encoded.mask)
-                    return resident.bridge(*(part.to(resident.bridge.reserved.device) for part in own))[0]
+                    on_device = (part.to(resident.bridge.reserved.device) for part in own)
+                    return resident.bridge(*on_device, count)[0]
 
                 slots = read()
                 raw = filled(decoder, build(decoder, TASKS["translate"], text=pair.foreign), None, device)

@@ -46,7 +46,7 @@ class Usage(Evaluator):
         rows = subject.first(rows, PAIRS)
         subject.cache.ensure([p.foreign for p in rows])
         decoder, bridge = subject.engine.decoder, subject.engine.resident(subject.code).bridge
-        counts = dict(zip(rows, map(bridge.count, subject.cache.lengths([p.foreign for p in rows])), strict=True))
+        counts = dict(zip(rows, subject.engine.counts([p.foreign for p in rows], subject.code), strict=True))
         rows = sorted(rows, key=lambda p: (counts[p], len(p.english)))
         others = other_bridges(subject)
         losses: dict[str, dict[int, list[float]]] = {}
@@ -54,8 +54,8 @@ class Usage(Evaluator):
             for number, part in enumerate(in_batches(len(rows), BATCH)):
                 wanted = [decoder.tokenize(p.english) for p in rows[part]]
                 read = features(subject.cache, [p.foreign for p in rows[part]], bridge.reserved.device)
-                slots = bridge(*read)
-                count = slots.shape[1]
+                count = max(counts[p] for p in rows[part])
+                slots = bridge(*read, count)
                 prompts = [
                     subject.engine.prompt(TASKS["translate"], subject.code, p.foreign, count) for p in rows[part]
                 ]
