@@ -17,9 +17,9 @@ from common import arguments, clocked, figure, report, training_text
 from torch import Tensor
 from torch.nn import functional as F
 
+from llink import plugins
 from llink.interfaces import Decoder, Encoder
 from llink.models import load_decoder, load_encoder
-from llink.projectors import build_projector
 from llink.recipe import StageA, Teacher, load_recipe, recipe_files
 from llink.registry import load_registry
 from llink.training.checkpoints import Checkpoint
@@ -168,8 +168,8 @@ def main() -> None:
 
     def projector() -> Any:
         torch.manual_seed(seed)
-        made = build_projector(
-            recipe.projector.kind, encoder_size=encoder.hidden_size, decoder_size=decoder.hidden_size,
+        made = plugins.projector(recipe.projector.kind).make(
+            encoder_size=encoder.hidden_size, decoder_size=decoder.hidden_size,
             hidden=recipe.projector.hidden, dropout=recipe.projector.dropout,
         )  # fmt: skip
         made.fit_input(inputs)

@@ -20,7 +20,7 @@ else:
 
 PAGE = Path(__file__).parents[1] / "docs" / "plugins.md"
 FILE = re.compile(r"^`(llink-[^`\n]+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PROJECTS = ("llink-lao", "llink-labse", "llink-spread")
+PROJECTS = ("llink-lao", "llink-labse", "llink-spread", "llink-attentive")
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +90,7 @@ def test_all_are_listed(installed: Path, tmp_path: Path) -> None:
     assert brings["lao"] == {"llink_languages": ["lo"]}
     assert brings["labse"] == {"llink_encoders": ["labse"]}
     assert brings["spread"] == {"llink_losses": ["slot_spread"]}
+    assert brings["attentive"] == {"llink_injectors": ["attentive"]}
     assert "lo/cpu" in run(installed, "llink", "recipes", "ls", cwd=tmp_path)
 
 

@@ -167,23 +167,24 @@ def file_hash(path: Path) -> str:
 
 
 def load_bridge(folder: Path, manifest: Manifest) -> Bridge:
-    """The bridge in float32, ready to use; E310 when tensors are missing, misshapen or not finite."""
+    """The bridge in float32, ready to use.
+
+    Raises:
+        LlinkError: E310 when tensors are missing, misshapen or not finite; E203 or E204 when the plugin of its projector
+            or slot injector is not installed.
+    """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from llink.bridge import Bridge
-
     try:
         # Copied off the memory map: a file that is written over must not reach a resident adapter.
         tensors = {name: t.to(torch.float32, copy=True) for name, t in load_file(folder / BRIDGE).items()}
-        # Weights that are about to be replaced need neither memory nor a random start.
-        with torch.device("meta"):
-            bridge = Bridge.from_config(manifest.bridge)
-        bridge.load_state_dict(tensors, assign=True)
-        if any(t.is_meta for t in (*bridge.parameters(), *bridge.buffers())):  # buffers that no file keeps
-            bridge = Bridge.from_config(manifest.bridge)
-            bridge.load_state_dict(tensors)
+        bridge = rebuilt(manifest.bridge, tensors)
+    except LlinkError as error:
+        packages = " ".join(manifest.bridge.get("packages", ()))
+        remedy = f"pip install {packages}" if packages else "Install the plugin that brings it"
+        raise LlinkError(error.code, f"Adapter {folder}: {error.message}", f"{remedy}. {error.hint}") from error
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]
         raise LlinkError("E310", f"Adapter {folder}: {BRIDGE} does not fit its manifest ({reason}).") from error
@@ -191,6 +192,34 @@ def load_bridge(folder: Path, manifest: Manifest) -> Bridge:
     if not all(tensor.sum().isfinite() for tensor in tensors.values()):
         raise LlinkError("E310", f"Adapter {folder}: {BRIDGE} holds values that are not finite.")
     return bridge.eval().requires_grad_(False)
+
+
+def rebuilt(config: dict[str, Any], tensors: dict[str, Tensor]) -> Bridge:
+    """The bridge of a manifest's ``bridge`` and of all its tensors by name, in float32."""
+    import torch
+
+    from llink.bridge import Bridge
+
+    # Weights that are about to be replaced need neither memory nor a random start.
+    with torch.device("meta"):
+        bridge = Bridge.from_config(config)
+    bridge.load_state_dict(tensors, assign=True)
+    if any(t.is_meta for t in (*bridge.parameters(), *bridge.buffers())):  # buffers that no file keeps
+        bridge = Bridge.from_config(config)
+        bridge.load_state_dict(tensors)
+    return bridge
+
+
+def kept(bridge: Bridge) -> dict[str, Tensor]:
+    """The tensors of a bridge as its adapter keeps them: weights in bfloat16, the standardisation exact."""
+    import torch
+
+    # A deviation rounded to bfloat16 shifts every feature by up to 0.4 %.
+    exact = {"reserved"} | {name for name, _ in bridge.named_buffers()}
+    return {
+        name: (t.float() if name in exact else t.to(torch.bfloat16)).cpu().contiguous()
+        for name, t in bridge.state_dict().items()
+    }
 
 
 def save_adapter(folder: Path, bridge: Bridge, lora: PeftModel, manifest: dict[str, Any]) -> Manifest:
@@ -209,13 +238,7 @@ def save_adapter(folder: Path, bridge: Bridge, lora: PeftModel, manifest: dict[s
     new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    # The standardisation is kept exact: a deviation rounded to bfloat16 shifts every feature by up to 0.4 %.
-    exact = {"reserved"} | {name for name, _ in bridge.named_buffers()}
-    tensors = {
-        name: (t.float() if name in exact else t.to(torch.bfloat16)).cpu().contiguous()
-        for name, t in bridge.state_dict().items()
-    }
-    save_file(tensors, new / BRIDGE)
+    save_file(kept(bridge), new / BRIDGE)
     lora.save_pretrained(str(new))
     for stray in new.glob("*.md"):
         stray.unlink()

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llink.injectors import build_injector
+from llink import plugins
+from llink.errors import LlinkError
 from llink.interfaces import Decoder, Encoder
-from llink.projectors import build_projector
 from llink.recipe import InjectorChoice, ProjectorChoice
 
 
@@ -20,6 +20,9 @@ class Bridge(nn.Module):
         encoder_size: H. decoder_size: D.
         projector, injector: the recipe's choices.
         slot_norm: median norm of the decoder's embedding rows.
+
+    Raises:
+        LlinkError: E203 or E204 for a projector or slot injector that no plugin brings.
     """
 
     reserved: Tensor
@@ -40,15 +43,17 @@ class Bridge(nn.Module):
             "injector": injector.model_dump(),
             "slot_norm": slot_norm,
         }
-        self.projector = build_projector(
-            projector.kind,
+        mapped, widened = plugins.projector(projector.kind), plugins.injector(injector.kind)
+        packages = {plugins.bringer("llink_projectors", mapped.name), plugins.bringer("llink_injectors", widened.name)}
+        if packages := packages - {""}:
+            self.config["packages"] = sorted(packages)
+        self.projector = mapped.make(
             encoder_size=encoder_size,
             decoder_size=decoder_size,
             hidden=projector.hidden,
             dropout=projector.dropout,
         )
-        self.injector = build_injector(
-            injector.kind,
+        self.injector = widened.make(
             encoder_size=encoder_size,
             decoder_size=decoder_size,
             slots=injector.most,
@@ -60,9 +65,22 @@ class Bridge(nn.Module):
 
     @classmethod
     def create(cls, encoder: Encoder, decoder: Decoder, projector: ProjectorChoice, injector: InjectorChoice) -> Bridge:
-        """A fresh bridge; its reserved rows are the mean of the decoder's embedding rows, as for a new token."""
+        """A fresh bridge; its reserved rows are the mean of the decoder's embedding rows, as for a new token.
+
+        Raises:
+            LlinkError: E203 or E204 for an unknown projector or slot injector, E408 for one that cannot be made.
+        """
         rows = decoder.embedding_matrix().detach().float()
-        bridge = cls(encoder.hidden_size, decoder.hidden_size, projector, injector, float(rows.norm(dim=1).median()))
+        norm = float(rows.norm(dim=1).median())
+        try:
+            bridge = cls(encoder.hidden_size, decoder.hidden_size, projector, injector, norm)
+        except LlinkError:
+            raise
+        except Exception as error:
+            raise LlinkError(
+                "E408", f"Projector '{projector.kind}' or slot injector '{injector.kind}' cannot be made: "
+                f"{type(error).__name__}: {' '.join(str(error).split())}.", "Correct its options, or its plugin.",
+            ) from error  # fmt: skip
         bridge.reserved.copy_(rows.mean(0).expand_as(bridge.reserved))
         return bridge
 

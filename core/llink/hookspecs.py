@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pluggy
 
-from llink.interfaces import DecoderBackend, EncoderBackend, Language, LossTerm, PairReader
+from llink.interfaces import DecoderBackend, EncoderBackend, InjectorKind, Language, LossTerm, PairReader, ProjectorKind
 
 hookspec = pluggy.HookspecMarker("llink")
 hookimpl = pluggy.HookimplMarker("llink")
@@ -33,3 +33,13 @@ def llink_readers() -> list[PairReader]:  # type: ignore[empty-body]
 @hookspec
 def llink_losses() -> list[LossTerm]:  # type: ignore[empty-body]
     """Losses that recipes may weight."""
+
+
+@hookspec
+def llink_projectors() -> list[ProjectorKind]:  # type: ignore[empty-body]
+    """Projectors that recipes may choose."""
+
+
+@hookspec
+def llink_injectors() -> list[InjectorKind]:  # type: ignore[empty-body]
+    """Slot injectors that recipes may choose."""

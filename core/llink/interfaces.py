@@ -100,6 +100,9 @@ class Decoder(ABC):
 class Projector(ABC):
     """Carries a sentence vector into the decoder's hidden space; implementations are ``nn.Module`` too."""
 
+    teacher_mean: Tensor
+    """A buffer ``[D]``, zeros at first: the mean of the teacher states, where stage A takes it out of them."""
+
     @abstractmethod
     def fit_input(self, pooled: Tensor) -> None:
         """Take what is needed of the training vectors ``[N, H]``, such as mean and deviation."""
@@ -152,6 +155,35 @@ class LossTerm:
     make: Callable[[], Callable[..., Tensor]]
     needs: str = ""
     """What it needs and costs, in one line."""
+
+
+@dataclass(frozen=True)
+class ProjectorKind:
+    """A projector under the name by which recipes choose it (``projector.kind``).
+
+    ``make(encoder_size=H, decoder_size=D, hidden=..., dropout=...)`` returns the ``Projector``; it is the place to
+    import torch.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    what: str = ""
+    """What it is, in one line."""
+
+
+@dataclass(frozen=True)
+class InjectorKind:
+    """A slot injector under the name by which recipes choose it (``injector.kind``).
+
+    ``make(encoder_size=H, decoder_size=D, slots=K, slot_norm=..., **options)`` returns the ``SlotInjector``; it is
+    the place to import torch. ``slot_norm`` is the median norm of the decoder's embedding rows, ``options`` those of
+    the recipe. An adapter is made of the same arguments again when it is loaded.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    what: str = ""
+    """What it is, in one line."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import pluggy
 
 from llink import hookspecs
 from llink.errors import unknown_name
-from llink.interfaces import DecoderBackend, EncoderBackend, Language, LossTerm, PairReader
+from llink.interfaces import DecoderBackend, EncoderBackend, InjectorKind, Language, LossTerm, PairReader, ProjectorKind
 
 if TYPE_CHECKING:
     from llink.registry import LanguageEntry, Layer
@@ -129,6 +129,18 @@ def losses() -> dict[str, LossTerm]:
     return _collect("llink_losses", LossTerm, lambda term: term.name)
 
 
+@cache
+def projectors() -> dict[str, ProjectorKind]:
+    """Every projector by the name that recipes choose it by."""
+    return _collect("llink_projectors", ProjectorKind, lambda kind: kind.name)
+
+
+@cache
+def injectors() -> dict[str, InjectorKind]:
+    """Every slot injector by the name that recipes choose it by."""
+    return _collect("llink_injectors", InjectorKind, lambda kind: kind.name)
+
+
 def language(code_or_name: str) -> Language:
     """A language by ISO 639-1 or 639-3 code, English name or own name, in any case.
 
@@ -147,9 +159,23 @@ def language(code_or_name: str) -> Language:
     raise unknown_name("E201", "language", code_or_name, names)
 
 
+def projector(name: str) -> ProjectorKind:
+    """A projector by name; E203 when no plugin brings it."""
+    if name not in projectors():
+        raise unknown_name("E203", "projector", name, projectors())
+    return projectors()[name]
+
+
+def injector(name: str) -> InjectorKind:
+    """A slot injector by name; E204 when no plugin brings it."""
+    if name not in injectors():
+        raise unknown_name("E204", "slot injector", name, injectors())
+    return injectors()[name]
+
+
 def info() -> list[PluginInfo]:
     """Every plugin that was loaded, in the order in which it was."""
-    for collect in (languages, encoder_backends, decoder_backends, readers, losses):
+    for collect in (languages, encoder_backends, decoder_backends, readers, losses, projectors, injectors):
         collect()
     found = []
     for name, plugin in manager().list_name_plugin():
@@ -163,6 +189,13 @@ def language_origin(code: str) -> Origin:
     """Where the plugin that brings the language ``code`` came from."""
     languages()
     return _origins[_owners["llink_languages", code]]
+
+
+def bringer(hook: str, name: str) -> str:
+    """The distribution that brings what ``hook`` lists under ``name``; ``""`` for LLINK's own and for a mere folder."""
+    owner = _owners.get((hook, name))
+    found = _origins[owner].distribution if owner else ""
+    return "" if found == OWN else found
 
 
 def failures() -> list[PluginFailure]:

@@ -14,8 +14,8 @@ import torch
 from llink import Engine, LlinkError
 from llink.bridge import Bridge
 from llink.data.pairs import Pair
-from llink.injectors import INJECTORS
 from llink.models import load_decoder
+from llink.plugins import injectors
 from llink.prompt import SLOT, TASKS, build
 from llink.reading import filled, generate_ids, target_losses
 from llink.recipe import InjectorChoice, ProjectorChoice, Verbatim, validate
@@ -70,7 +70,7 @@ def test_slots_of_no_sense_are_refused(raw_recipe: dict[str, Any], slots: Any, s
         validate({**raw_recipe, "injector": {"slots": slots}}, "test")
 
 
-@pytest.mark.parametrize("kind", INJECTORS)
+@pytest.mark.parametrize("kind", injectors())
 def test_any_number_of_slots_from_the_same_weights(kind: str) -> None:
     torch.manual_seed(1)
     options = {"width": 32, "depth": 1, "heads": 2} if kind == "resampler" else {}

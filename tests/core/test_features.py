@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from llink import LlinkError
 from llink.interfaces import Encoded, Encoder
 from llink.models import load_encoder
-from llink.projectors import build_projector
+from llink.projectors.mlp import MLPProjector
 from llink.recipe import StageA
 from llink.training import features, index
 from llink.training.features import FeatureCache, MatchedMeans
@@ -366,7 +366,7 @@ def test_stage_a_learns_the_same_from_disk(encoder: Counting, tmp_path: Path) ->
         (cache.pooled(MANY), cache.pooled(english)),
     ):
         torch.manual_seed(0)
-        projector = build_projector("mlp", encoder_size=32, decoder_size=32, hidden=64)
+        projector = MLPProjector(encoder_size=32, decoder_size=32, hidden=64)
         data = AlignmentData(inputs, teachers, torch.arange(200))
         train_stage_a(projector, data, StageA(epochs=2, batch=16, queue=32), seed=3, accelerator=Accelerator(cpu=True))
         weights.append(projector.state_dict())

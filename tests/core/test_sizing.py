@@ -23,7 +23,7 @@ from llink.cli import main
 from llink.cli.names import all_recipes
 from llink.losses.info_nce import InfoNCE
 from llink.models import load_decoder, load_encoder
-from llink.projectors import build_projector
+from llink.projectors.mlp import MLPProjector
 from llink.prompt import TASKS, build
 from llink.reading import mean_loss, target_losses
 from llink.recipe import ModelChoice, Recipe, load_recipe, validate
@@ -130,7 +130,7 @@ def test_flops_of_stage_b_are_those_of_a_real_step(tiny_recipe: Recipe) -> None:
 
 def test_flops_of_stage_a_are_those_of_a_real_step(tiny_recipe: Recipe) -> None:
     config = tiny_recipe.stage_a
-    projector = build_projector("mlp", encoder_size=32, decoder_size=32, hidden=64, dropout=0.1)
+    projector = MLPProjector(encoder_size=32, decoder_size=32, hidden=64, dropout=0.1)
     queue = torch.nn.functional.normalize(torch.randn(config.queue, 32), dim=-1)
     with counted() as counter:
         InfoNCE()(

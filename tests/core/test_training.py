@@ -21,7 +21,7 @@ from llink.data.instruct import DISTILLED_TASKS, distil
 from llink.evaluation.ranks import retrieval_metrics
 from llink.interfaces import LossTerm
 from llink.models import load_decoder
-from llink.projectors import build_projector
+from llink.projectors.mlp import MLPProjector
 from llink.recipe import Recipe, StageA, validate
 from llink.training.features import token_batches
 from llink.training.loop import warmup_cosine
@@ -202,7 +202,7 @@ def linear_problem(count: int) -> tuple[Tensor, Tensor]:
 def aligned(seed: int = 1, checkpoint: Path | None = None, **config: Any) -> nn.Module:
     inputs, teachers = linear_problem(400)
     torch.manual_seed(seed)
-    projector = build_projector("mlp", encoder_size=16, decoder_size=8, hidden=64, dropout=0.1)
+    projector = MLPProjector(encoder_size=16, decoder_size=8, hidden=64, dropout=0.1)
     data = AlignmentData(inputs[:300], teachers[:300], torch.arange(300))
     settings = StageA(**{"epochs": 20, "batch": 50, "queue": 100, "hardest": 20, **config})
     accelerator = Accelerator(cpu=True)
@@ -215,7 +215,7 @@ def aligned(seed: int = 1, checkpoint: Path | None = None, **config: Any) -> nn.
 def test_stage_a_learns_to_find_what_it_never_saw() -> None:
     inputs, teachers = linear_problem(400)
     torch.manual_seed(1)
-    fresh = build_projector("mlp", encoder_size=16, decoder_size=8, hidden=64)
+    fresh = MLPProjector(encoder_size=16, decoder_size=8, hidden=64)
     trained = aligned()
     with torch.no_grad():
         before, after = (retrieval_metrics(p.eval()(inputs[300:]), teachers[300:]) for p in (fresh, trained))
@@ -236,7 +236,7 @@ def test_a_text_meets_no_teacher_of_its_own_in_the_queue(tmp_path: Path) -> None
     """One English text behind all rows, as its two sides are: nothing may count as a negative, a resume included."""
     inputs, teachers = linear_problem(6)
     torch.manual_seed(1)
-    projector = build_projector("mlp", encoder_size=16, decoder_size=8, hidden=64)
+    projector = MLPProjector(encoder_size=16, decoder_size=8, hidden=64)
     data = AlignmentData(inputs, teachers[:1].expand(6, -1), torch.full((6,), 5))
     settings = StageA(epochs=4, batch=2, queue=8, hardest=4)
     for _ in range(2):

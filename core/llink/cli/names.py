@@ -69,23 +69,16 @@ def check_names(recipe: Recipe) -> None:
         LlinkError: E201 language, E101 or E103 models, E203 projector, E204 slot injector, E219 losses.
     """
     from llink.registry import load_registry
-    from llink.training.objective import check_losses
+    from llink.training.objective import check_losses, check_parts
 
     language(recipe.language)
     check_losses(recipe)
+    check_parts(recipe)
     registry = load_registry()
     if not Path(recipe.encoder.name).expanduser().exists():
         registry.get(recipe.encoder.name, "encoder")
     if not Path(recipe.decoder.name).expanduser().exists():
         registry.get(recipe.decoder.name, "decoder")
-
-    from llink.injectors import INJECTORS
-    from llink.projectors import PROJECTORS
-
-    if recipe.projector.kind not in PROJECTORS:
-        raise unknown_name("E203", "projector", recipe.projector.kind, PROJECTORS)
-    if recipe.injector.kind not in INJECTORS:
-        raise unknown_name("E204", "slot injector", recipe.injector.kind, INJECTORS)
 
 
 def adapters(owner: Language) -> dict[str, Path]:

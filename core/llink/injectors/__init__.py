@@ -1,21 +1,25 @@
-"""Slot injectors: a projected sentence (and its token states) -> K soft tokens."""
+"""The method's own slot injectors, one a file, and the plugin that brings them: a projected sentence -> K soft tokens."""
 
 from __future__ import annotations
 
+from functools import partial
+from importlib import import_module
 from typing import Any
 
-from llink.errors import unknown_name
-from llink.injectors.pooled import PooledInjector
-from llink.injectors.resampler import ResamplerInjector
-
-INJECTORS: dict[str, type[PooledInjector] | type[ResamplerInjector]] = {
-    "pooled": PooledInjector,
-    "resampler": ResamplerInjector,
-}
+from llink.hookspecs import hookimpl
+from llink.interfaces import InjectorKind
 
 
-def build_injector(kind: str, **sizes: Any) -> PooledInjector | ResamplerInjector:
-    """An injector by its recipe name; E204 for an unknown one."""
-    if kind not in INJECTORS:
-        raise unknown_name("E204", "slot injector", kind, INJECTORS)
-    return INJECTORS[kind](**sizes)
+def _make(module: str, name: str, **sizes: Any) -> Any:
+    return getattr(import_module(f"llink.injectors.{module}"), name)(**sizes)
+
+
+@hookimpl
+def llink_injectors() -> list[InjectorKind]:
+    return [
+        InjectorKind("pooled", partial(_make, "pooled", "PooledInjector"), "the paper's: K slots of one vector"),
+        InjectorKind("resampler", partial(_make, "resampler", "ResamplerInjector"),
+                     "K learned queries attend to the token states"),
+        InjectorKind("linear", partial(_make, "linear", "LinearInjector"),
+                     "a slot a stretch of tokens, averaged, and one linear map"),
+    ]  # fmt: skip

@@ -1,17 +1,19 @@
-"""Projectors: sentence vector of the encoder -> hidden space of the decoder."""
+"""The method's own projectors, one a file, and the plugin that brings them: sentence vector -> the decoder's space."""
 
 from __future__ import annotations
 
+from functools import partial
+from importlib import import_module
 from typing import Any
 
-from llink.errors import unknown_name
-from llink.projectors.mlp import MLPProjector
-
-PROJECTORS = {"mlp": MLPProjector}
+from llink.hookspecs import hookimpl
+from llink.interfaces import ProjectorKind
 
 
-def build_projector(kind: str, **sizes: Any) -> MLPProjector:
-    """A projector by its recipe name; E203 for an unknown one."""
-    if kind not in PROJECTORS:
-        raise unknown_name("E203", "projector", kind, PROJECTORS)
-    return PROJECTORS[kind](**sizes)
+def _make(module: str, name: str, **sizes: Any) -> Any:
+    return getattr(import_module(f"llink.projectors.{module}"), name)(**sizes)
+
+
+@hookimpl
+def llink_projectors() -> list[ProjectorKind]:
+    return [ProjectorKind("mlp", partial(_make, "mlp", "MLPProjector"), "the paper's: two layers and GELU")]

@@ -137,6 +137,53 @@ def write_samples(samples: Sequence[Sample], folder: Path, dev: int = 2) -> None
     (folder / "english.txt").write_text("The market opens early in the morning.\nThe dog likes to eat rice.\n")
 
 
+def check_injector(kind: str, slots: int = 6, **options: Any) -> None:
+    """Assert what LLINK asks of a slot injector, on small sizes: encoder 24, decoder 32, K = ``slots``.
+
+    Shapes for every k from 1 to K; slots that depend on the text, and on nothing beside or behind it in a batch; the
+    norm of embedding rows; a gradient for every weight; the same slots from an adapter, which keeps bfloat16.
+
+    Args:
+        kind: by name, as in a recipe.
+        options: ``injector.options``.
+    """
+    import torch
+
+    from llink.adapter import kept, rebuilt
+    from llink.bridge import Bridge
+    from llink.recipe import InjectorChoice, ProjectorChoice
+
+    close, norm, lengths = torch.testing.assert_close, 0.7, (11, 11, 4, 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        choice = InjectorChoice(kind=kind, slots=slots, options=options)
+        bridge = Bridge(24, 32, ProjectorChoice(hidden=16), choice, norm).eval()
+        mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        pooled, states = torch.randn(len(lengths), 24), torch.randn(len(lengths), max(lengths), 24)
+        noise = torch.randn(len(lengths), 5, 24) * 9
+        bridge.injector.fit_input(states[mask])
+    assert bridge.slots == slots, f"slots of {kind} is {bridge.slots}, of {slots} asked for"
+    for count in range(1, slots + 1):
+        made = bridge(pooled, states, mask, count)
+        assert made.shape == (len(lengths), count, 32), f"{count} slots of {kind} are {tuple(made.shape)}"
+        found = float(made.detach().norm(dim=-1).mean())
+        assert abs(found / norm - 1) < 0.25, f"slots of {kind} have norm {found:.2f}, embedding rows {norm}"
+        assert not torch.allclose(made[0], made[1], atol=1e-2), f"slots of {kind} are the same for another text"
+        behind = torch.cat([states.where(mask[..., None], 9), noise], dim=1)
+        padded = bridge(pooled, behind, torch.nn.functional.pad(mask, (0, 5)), count)
+        close(padded, made, atol=1e-4, rtol=1e-4, msg=lambda m: f"{kind} reads what is behind a text: {m}")
+        for row, length in enumerate(lengths):
+            alone = bridge(pooled[row, None], states[row, None, :length], mask[row, None, :length], count)
+            close(alone[0], made[row], atol=1e-4, rtol=1e-4, msg=lambda m: f"{kind} reads its neighbours: {m}")
+    (made * torch.linspace(-1, 1, 32)).sum().backward()
+    without = [name for name, weight in bridge.injector.named_parameters() if weight.grad is None]
+    assert not without, f"{kind} does not use {', '.join(without)}"
+    again = rebuilt(bridge.config, {name: t.float() for name, t in kept(bridge).items()}).eval()
+    close(
+        again(pooled, states, mask, slots), made, atol=0.05 * norm, rtol=0, msg=lambda m: f"{kind}, from bfloat16: {m}"
+    )
+
+
 def _write_pairs(samples: Iterable[Sample], path: Path) -> None:
     from llink.data.pairs import Pair, write_pairs
 

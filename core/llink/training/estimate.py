@@ -22,7 +22,6 @@ from llink.data.pairs import Pair, share
 from llink.interfaces import Decoder, Encoder
 from llink.losses.info_nce import InfoNCE
 from llink.progress import track
-from llink.projectors import build_projector
 from llink.recipe import Injection, Recipe
 from llink.training.features import BATCH_TOKENS, FeatureCache, token_batches
 from llink.training.machine import peak_memory
@@ -87,7 +86,9 @@ class Trial:
         config, device = self.recipe.stage_a, self.accelerator.device
         sizes = {"encoder_size": self.encoder.hidden_size, "decoder_size": self.decoder.hidden_size}
         options = self.recipe.projector
-        projector = build_projector(options.kind, hidden=options.hidden, dropout=options.dropout, **sizes).to(device)
+        projector = (
+            plugins.projector(options.kind).make(hidden=options.hidden, dropout=options.dropout, **sizes).to(device)
+        )
         optimizer, loss = torch.optim.AdamW(projector.parameters()), InfoNCE()
         inputs = torch.randn(config.batch, self.encoder.hidden_size, device=device)
         teacher = torch.randn(config.batch, self.decoder.hidden_size, device=device)

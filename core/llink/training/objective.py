@@ -49,6 +49,16 @@ def check_losses(recipe: Recipe) -> None:
             raise unknown_name("E219", f"loss in {stage}.losses:", name, known)
 
 
+def check_parts(recipe: Recipe) -> None:
+    """Refuse a projector or slot injector that no plugin brings, before any model is loaded.
+
+    Raises:
+        LlinkError: E203 projector, E204 slot injector.
+    """
+    plugins.projector(recipe.projector.kind)
+    plugins.injector(recipe.injector.kind)
+
+
 class Objective:
     """The losses of one stage that weigh more than 0.
 

@@ -29,12 +29,11 @@ from llink.evaluation.ranks import both_directions, retrieval_metrics
 from llink.home import atomic_write, home
 from llink.interfaces import Decoder, Encoder, Language
 from llink.models import load_decoder, load_encoder
-from llink.projectors.mlp import MLPProjector
 from llink.recipe import Injection, Recipe, load_recipe
 from llink.training import trackers
 from llink.training.features import FeatureCache, Features, MatchedMeans, Vectors
 from llink.training.loop import accelerator_for
-from llink.training.objective import check_losses
+from llink.training.objective import check_losses, check_parts
 from llink.training.run_folder import RunFolder
 from llink.training.stage_a import AlignmentData, train_stage_a
 from llink.training.stage_b import Example, Passage, add_lora, dev_losses, train_stage_b, with_values
@@ -102,6 +101,7 @@ class Run:
         """Load everything a run needs; the folder is claimed first, so that a mistake there costs no time."""
         language = plugins.language(recipe.language)
         check_losses(recipe)
+        check_parts(recipe)
         accelerator = accelerator_for(recipe.device, **trackers.options(track, out))
         claim(recipe, out, resume, accelerator)
         pairs = training_pairs(recipe.data, data, language.normalise)
@@ -262,11 +262,11 @@ class Run:
         return {name: both_directions(*found) for name, found in self._dev_aligned(bridge.projector).items()}
 
     @torch.inference_mode()
-    def _dev_ranks(self, projector: MLPProjector) -> dict[str, float]:
+    def _dev_ranks(self, projector: Any) -> dict[str, float]:
         """R@1 of each dev set, as ``<dev>.r1``, while the projector is trained."""
         return {f"{name}.r1": retrieval_metrics(*found)["r1"] for name, found in self._dev_aligned(projector).items()}
 
-    def _dev_aligned(self, projector: MLPProjector) -> dict[str, tuple[Tensor, Tensor]]:
+    def _dev_aligned(self, projector: Any) -> dict[str, tuple[Tensor, Tensor]]:
         """pF and centred hE of each dev set, on the CPU."""
         device, mean = projector.teacher_mean.device, projector.teacher_mean.cpu()
         return {

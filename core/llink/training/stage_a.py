@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from llink.projectors.mlp import MLPProjector
 from llink.recipe import StageA
 from llink.training.features import Vectors
 from llink.training.loop import Log, Part, Stage, fit, warmup_cosine, whole_batch
@@ -38,7 +37,7 @@ class AlignmentData:
 
 
 def train_stage_a(
-    projector: MLPProjector,
+    projector: Any,
     data: AlignmentData,
     config: StageA,
     *,
@@ -49,7 +48,7 @@ def train_stage_a(
     checkpoint_every: int = 500,
     log: Log = lambda _: None,
     seen: Callable[[int], None] = lambda _: None,
-) -> MLPProjector:
+) -> Any:
     """Train in place and return ``projector``.
 
     Args:
@@ -92,7 +91,7 @@ class _Alignment(Stage):
     name, label, cure, log_every = "a", "Stage A", "Lower stage_a.lr.", 100
 
     def __init__(
-        self, projector: MLPProjector, data: AlignmentData, config: StageA, steps: int, seed: int, device: torch.device
+        self, projector: Any, data: AlignmentData, config: StageA, steps: int, seed: int, device: torch.device
     ) -> None:
         super().__init__()
         self.projector, self.replicated = projector, [projector]

@@ -196,8 +196,9 @@ class _WithDecoder(Stage):
         groups = [
             {"params": [p for p in self.lora.parameters() if p.requires_grad], "lr": config.lr_lora},
             {"params": others, "lr": config.lr_injector},
-            {"params": scales, "lr": config.lr_scale},
         ]
+        if scales:
+            groups.append({"params": scales, "lr": config.lr_scale})
         if config.lr_projector:
             groups.append({"params": list(bridge.projector.parameters()), "lr": config.lr_projector})
         return groups
