@@ -505,18 +505,31 @@ class Engine:
         order = likeness.argsort(descending=True, stable=True).tolist()
         return [(i, float(likeness[i])) for i in order]
 
-    def prompt(self, instruction: str, language: str, text: str | None = None, slots: int | None = None) -> Prompt:
-        """The prompt of an instruction with one passage.
+    def prompt(
+        self, instruction: str, language: str, text: str | Sequence[str] | None = None, slots: int | None = None
+    ) -> Prompt:
+        """The prompt of an instruction with a passage, or with several.
 
         Args:
-            text: the passage, for its number of slots, and for the verbatim channel where the adapter has it.
-            slots: another number than its own; without a text the default is K.
+            text: one passage or several, for their numbers of slots, and for the verbatim channel where the adapter has it.
+            slots: another number of each than its own; without a text the default is K.
         """
         resident = self.resident(language)
-        pieces = [] if text is None else [resident.language.normalise(text)]
-        count = slots or next(iter(self._counts(pieces, resident)), resident.bridge.slots)
+        texts = [text] if isinstance(text, str) else list(text or ())
+        pieces = [resident.language.normalise(passage) for passage in texts]
+        counts = [slots] * len(pieces) if slots else self._counts(pieces, resident)
         with self._wording:
-            return build(self.decoder, instruction, slots=count, kept=self._kept(pieces, resident))
+            kept = self._kept(pieces, resident)
+            return build(self.decoder, instruction, slots=counts or [slots or resident.bridge.slots], kept=kept)
+
+    def pieces(self, text: str, language: str) -> list[str]:
+        """The passages that a text becomes for a free instruction, and for any task but ``translate``.
+
+        Raises:
+            LlinkError: E510 for an empty text, E511 where they have more than ``MAX_SLOTS`` slots in all.
+        """
+        with self._hold(language) as resident:
+            return self._segments(text, resident)
 
     def passages(self, texts: Sequence[str], language: str) -> tuple[list[int], Tensor | None]:
         """What stands in a prompt for texts of one passage each: ids, ``SLOT`` where slots go, and the slots ``[S, D]``."""

@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 
 from llink.cli import main
 
-PLOTS = ("ranks", "r-1-against-length", "loss-with-and-without", "exact-values", "tokens-against-latency")
+PLOTS = ("ranks", "r-1-against-length", "loss-with-and-without", "exact-values", "quality-against-position",
+         "tokens-against-latency")  # fmt: skip
 NEEDS = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason='pip install "llink[report]"')
 
 

@@ -13,7 +13,7 @@ from llink.errors import unknown_name
 if TYPE_CHECKING:
     from llink.evaluation.base import Evaluator
 
-SUITES = ("retrieval", "usage", "translate", "exact", "tasks", "english", "tokens", "judge")
+SUITES = ("retrieval", "usage", "translate", "exact", "tasks", "long", "english", "tokens", "judge")
 """In the order of the report."""
 BASELINES = ("raw", "english", "encoder", "direct-lora")
 """What an adapter is measured against: the decoder reading the foreign text or its English, the bare encoder, and a

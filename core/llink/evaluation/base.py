@@ -13,6 +13,7 @@ from llink.data.pairs import Pair
 from llink.errors import LlinkError
 from llink.interfaces import Language
 from llink.progress import track
+from llink.prompt import TASKS
 
 if TYPE_CHECKING:
     from llink.engine import Engine
@@ -105,7 +106,7 @@ class Subject:
         self, rows: Sequence[Pair], task: str = "translate", tokens: int = ANSWER_TOKENS, *, verbatim: bool = True
     ) -> list[str]:
         """The adapter's answers to the foreign texts, of so many tokens at most; empty where the engine cannot take a
-        text. Suites share them. ``verbatim`` is whether the verbatim channel is used."""
+        text. Suites share them. ``task`` may be a free instruction; ``verbatim`` is whether the verbatim channel is used."""
         from llink.engine import BATCH
         from llink.reading import in_batches
 
@@ -119,8 +120,9 @@ class Subject:
         return [self._answers[(*how, p.foreign)] for p in rows]
 
     def _ask(self, texts: list[str], task: str, tokens: int, verbatim: bool) -> list[str]:
+        given = {"task": task} if task in TASKS else {"instruction": task}
         try:
-            return self.engine.generate(texts, self.code, task=task, verbatim=verbatim, max_new_tokens=tokens)
+            return self.engine.generate(texts, self.code, **given, verbatim=verbatim, max_new_tokens=tokens)
         except LlinkError as error:
             if error.code not in UNREADABLE:
                 raise

@@ -24,19 +24,22 @@ READERS = ("raw", "english", "direct-lora")
 BATCH = 16
 
 
-def baseline_answers(subject: Subject, name: str, rows: Sequence[Pair], task: str = "translate") -> list[str]:
+def baseline_answers(
+    subject: Subject, name: str, rows: Sequence[Pair], task: str = "translate", tokens: int = ANSWER_TOKENS
+) -> list[str]:
     """What the decoder answers when it reads the text itself.
 
     Args:
         name: one of ``READERS``.
         task: a task of ``llink.prompt``.
+        tokens: of an answer at most.
 
     Raises:
         LlinkError: E527 when the ``direct-lora`` of the subject is none, or one for another decoder.
     """
     texts = [p.english if name == "english" else p.foreign for p in rows]
     decoder = subject.engine.decoder
-    known = Kept(ensure_folder(home() / "answers") / f"{decoder.fingerprint[:16]}-{ANSWER_TOKENS}.jsonl")
+    known = Kept(ensure_folder(home() / "answers") / f"{decoder.fingerprint[:16]}-{tokens}.jsonl")
     made_by = lora_hash(subject.lora) if name == "direct-lora" else ""
     keys = {text: _key(made_by, text, task) for text in texts}
     # Texts of like length go together: less padding.
@@ -45,7 +48,7 @@ def baseline_answers(subject: Subject, name: str, rows: Sequence[Pair], task: st
         for part in in_batches(len(missing), BATCH):
             prompts = [build(decoder, TASKS[task], text=text) for text in missing[part]]
             with reading(subject, name):
-                answers = answer_prompts(decoder, prompts, ANSWER_TOKENS)
+                answers = answer_prompts(decoder, prompts, tokens)
             known.keep({keys[text]: answer for text, answer in zip(missing[part], answers, strict=True)})
             bar(len(answers))
     return [known[keys[text]] for text in texts]

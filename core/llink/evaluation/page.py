@@ -64,7 +64,7 @@ def html(evaluation: Evaluation, images: dict[str, bytes]) -> str:
         lines = dict.fromkeys(f"{key}: {text}" for of in notes.values() for key, text in of.items())
         parts += [f'<p class="notes">{escape(line)}</p>' for line in lines]
     for (suite, name), rows in evaluation.examples.items():
-        if suite in ("translate", "tasks", "exact"):
+        if suite in ("translate", "tasks", "exact", "long"):
             head = ["text", "English", "answer"]
             shown = [[row["foreign"], row.get("reference", row["english"]), row["answer"]] for row in rows[:SHOWN]]
             parts.append(

@@ -111,6 +111,25 @@ def _exact(axes: Any, sets: Sets) -> None:
     axes.legend(frameon=False)
 
 
+def _places(axes: Any, sets: Sets) -> None:
+    """What the answer has of the sentence at each place of a page, beside what it has of other pages' there."""
+    for colour, (name, rows) in zip(_colours(len(sets)), sets.items(), strict=True):
+        places = sorted({row["place"] for row in rows})
+        lines: dict[str, tuple[str, Callable[[dict[str, Any]], float]]] = {
+            "in one prompt": ("o-", lambda row: row["scores"]["chrf++"]),
+            "sentence by sentence": ("--", lambda row: row["against"]["sentence by sentence"]),
+            "another page's": (":", lambda row: row["chance"]),
+        }
+        for label, (style, value) in lines.items():
+            means = []
+            for place in places:
+                here = [value(row) for row in rows if row["place"] == place]
+                means.append(sum(here) / len(here))
+            axes.plot(places, means, style, color=colour, markersize=4, label=f"{label}, {name}")
+    axes.set(xlabel="place of the sentence on the page", ylabel="chrF++ of the most alike stretch", ylim=(0, None))
+    axes.legend(frameon=False, fontsize=8)
+
+
 def _tokens(axes: Any, sets: Sets) -> None:
     """Time of the first pass against the tokens it reads, raw and as slots."""
     rows = [row for found in sets.values() for row in found if "seconds" in row]
@@ -131,5 +150,6 @@ _PLOTS: tuple[tuple[str, str, Callable[[Any, Sets], None]], ...] = (
     ("retrieval", "R@1 against length", _lengths),
     ("usage", "Loss with and without slots, by position", _positions),
     ("exact", "Exact values, by kind", _exact),
+    ("long", "Quality against position", _places),
     ("tokens", "Tokens against latency", _tokens),
 )
