@@ -220,19 +220,28 @@ def test_judges_by_name(models: Callable[[str], str]) -> None:
         open_judge("qwen2.5-coder-1.5b")
 
 
-def test_a_local_verdict_is_the_likeliest_of_the_three(models: Callable[[str], str]) -> None:
+def test_a_local_verdict_is_the_likeliest_of_the_three_in_both_orders(models: Callable[[str], str]) -> None:
     decoder: Any = load_decoder(models("qwen2"), dtype="float32")
     judge = LocalJudge(decoder)
     rows = [Comparison(TRANSLATE, r, "x" * n, r) for n, r in enumerate(REFERENCES[:20])]
     found = judge.verdicts(rows)
     words = [decoder.tokenize(word)[0] for word in ("A", "B", "tie")]
-    for row, verdict in zip(rows, found, strict=True):
+
+    def scores(shown: Comparison) -> list[float]:
         messages = [{"role": "system", "content": "You are a careful and fair judge of answers."},
-                    {"role": "user", "content": row.prompt}]  # fmt: skip
+                    {"role": "user", "content": shown.prompt}]  # fmt: skip
         ids = decoder.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         with torch.inference_mode():
-            logits = decoder.model(torch.tensor([ids])).logits[0, -1]
-        assert verdict == ("A", "B", "tie")[int(logits[words].argmax())]
+            return list(decoder.model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[words].tolist())
+
+    turned = [Comparison(row.instruction, row.reference, row.second, row.first) for row in rows]
+    for row, other, verdict in zip(rows, turned, found, strict=True):
+        (a, b, tie), (b2, a2, tie2) = scores(row), scores(other)
+        best = max({"A": a + a2, "B": b + b2, "tie": tie + tie2}.items(), key=lambda item: item[1])
+        assert verdict == best[0]
+    # Whichever is shown first.
+    assert judge.verdicts(turned) == [{"A": "B", "B": "A"}.get(verdict, verdict) for verdict in found]
+    assert judge.verdicts([Comparison(TRANSLATE, "x", "same", "same")]) == [TIE]
     with torch.no_grad():
         decoder.model.model.norm.weight.fill_(float("nan"))
     assert set(judge.verdicts(rows[:2])) == {UNCLEAR}
