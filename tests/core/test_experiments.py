@@ -170,6 +170,43 @@ def test_slot_sweep_asks_questions(taught: Any, monkeypatch: pytest.MonkeyPatch,
         assert 0 <= row[name] <= 1
 
 
+def test_injectors_each_with_its_own_options(
+    arguments: Arguments, raw_recipe: dict[str, Any], pairs_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    options = ("--values", "3", "--examples", "8", "--sample", "6", "--set", "verbatim.tokens=12")
+    done = ran(arguments("injectors", *options))
+    found = rows(tmp_path / "out")
+    kinds = ("pooled", "resampler", "linear")
+    assert [(row["kind"], row["slots"]) for row in found] == [(kind, 3) for kind in kinds]
+    best = max(found, key=lambda row: row["chrF++, dev"])
+    assert f"Best by the mean of chrF++: {best['kind']} with" in done.stdout
+    for row in found:
+        assert row["encoder and bridge, ms"] > 0
+        assert row["prefill, ms"] > 0
+        assert 0 <= row["exact, no channel"] <= 1
+        bridge = read_manifest(tmp_path / f"out/{row['kind']}-{row['slots']}/adapter").bridge["injector"]
+        assert bridge["options"] == (raw_recipe["injector"]["options"] if row["kind"] == "resampler" else {})
+    assert found[2]["parameters"] == (32 * 32 + 32) + 32 * 32 + 2 * 32  # states, sentence, norm
+    # As training would, from the same stage A.
+    raw = json.loads(json.dumps(raw_recipe))
+    raw["injector"], raw["verbatim"] = {"kind": "linear", "slots": 3}, {"tokens": 12}
+    raw["stage_b"]["examples"] = 8
+    straight = train(validate(raw, "linear"), stage="all", data=pairs_folder, out=tmp_path / "run")
+    own = (straight / "bridge.safetensors").read_bytes()
+    assert (tmp_path / "out/linear-3/adapter/bridge.safetensors").read_bytes() == own
+    assert found[-1]["loss"] == pytest.approx(read_manifest(straight).metrics["usage"]["dev"]["right"])
+    # Killed: what is there is not done again, what is not is done.
+    kept = (tmp_path / "out/pooled-3/adapter/manifest.json").stat()
+    (tmp_path / "out/linear-3/result.json").unlink()
+    ran(arguments("injectors", *options))
+    assert (tmp_path / "out/pooled-3/adapter/manifest.json").stat() == kept
+    timed = ("encoder and bridge, ms", "prefill, ms")
+    assert [{k: v for k, v in row.items() if k not in timed} for row in rows(tmp_path / "out")] == [
+        {k: v for k, v in row.items() if k not in timed} for row in found
+    ]
+
+
 def test_teacher_from_one_pass_is_the_teacher_of_training(
     arguments: Arguments,
     raw_recipe: dict[str, Any],

@@ -42,6 +42,8 @@ class Experiment(ABC):
     """What is tried where nothing else is said; empty where the models decide."""
     kind: ClassVar[type[float] | type[int] | None] = None
     """Of a value that can be tried; None where there is nothing to choose."""
+    size: ClassVar[tuple[float, float]] = (11, 3.4)
+    """Of the plot, in inches."""
 
     @abstractmethod
     def columns(self, recipe: Recipe) -> dict[str, str]:
@@ -117,24 +119,23 @@ class Study:
         return run.stage_b()
 
     def ask(self, run: Run, adapter: Path, suites: Mapping[str, int | None]) -> dict[str, dict[str, Result]]:
-        """Dev set -> suite -> what it finds; a suite that cannot be measured here is left out.
+        """Dev set, or set of a suite's own -> suite -> what it finds; what cannot be measured here is left out.
 
         Args:
-            suites: names, each with how many pairs of the sample it sees; None for all.
+            suites: names, each with how many pairs of a sample it sees; None for all.
         """
         names = (run.recipe.encoder.name, run.recipe.decoder.name)
         engine = Engine(run.decoder, run.encoder, device=str(run.decoder.embedding_matrix().device))
-        found: dict[str, dict[str, Result]] = {}
+        found: dict[str, dict[str, Result]] = {dev: {} for dev in run.dev}
         try:
             engine.add(run.language.code, adapter)
             subject = Subject(engine, run.language, run.cache, names, self.sample, run.recipe.seed)
-            for dev, rows in run.dev.items():
-                found[dev] = {}
-                for suite, few in suites.items():
+            for suite, few in suites.items():
+                for name, rows in evaluator(suite).sets(subject, run.dev).items():
                     try:
-                        found[dev][suite] = evaluator(suite)(subject, self.sampled(rows)[:few])
+                        found.setdefault(name, {})[suite] = evaluator(suite)(subject, self.sampled(rows)[:few])
                     except Skip as reason:
-                        print(f"{suite}, {dev}: skipped, {reason}", flush=True)
+                        print(f"{suite}, {name}: skipped, {reason}", flush=True)
         finally:
             engine.close()
         return found
@@ -177,7 +178,7 @@ def conduct(experiment: Experiment, study: Study) -> Table:
     atomic_write(study.out / "table.md", table.markdown())
     write_json(study.out / "table.json", table.as_dict())
     try:
-        canvas = figure(11, 3.4)
+        canvas = figure(*experiment.size)
     except LlinkError as error:
         table.warnings.append(f"There is no plot: {error.message} {error.hint}")
         return table

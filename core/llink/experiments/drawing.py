@@ -21,15 +21,15 @@ def bars(axes: Any, places: Sequence[str], groups: Mapping[str, Sequence[float]]
     axes.legend(frameon=False, fontsize=8)
 
 
-def lines(axes: Any, rows: Sequence[Mapping[str, Any]], x: str, y: str) -> None:
-    """A line a dev set: ``y`` at the values of ``x``, evenly spaced; rows without ``y`` are left out."""
+def lines(axes: Any, rows: Sequence[Mapping[str, Any]], x: str, y: str, each: str = "dev set") -> None:
+    """A line a dev set, or a value of ``each``: ``y`` at the values of ``x``, evenly spaced; rows without ``y`` are left out."""
     axes.spines[["top", "right"]].set_visible(False)
     ticks = list(dict.fromkeys(row[x] for row in rows))
-    devs = list(dict.fromkeys(row["dev set"] for row in rows))
-    for number, dev in enumerate(devs):
-        own = [(ticks.index(row[x]), row[y]) for row in rows if row["dev set"] == dev and row.get(y) is not None]
+    names = list(dict.fromkeys(row[each] for row in rows))
+    for number, name in enumerate(names):
+        own = [(ticks.index(row[x]), row[y]) for row in rows if row[each] == name and row.get(y) is not None]
         colour = (OURS, *REST[1:])[number % 4]
-        axes.plot([place for place, _ in own], [value for _, value in own], "o-", color=colour, label=dev)
+        axes.plot([place for place, _ in own], [value for _, value in own], "o-", color=colour, label=name)
     axes.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
     axes.set(xlabel=x, title=y)
     axes.legend(frameon=False, fontsize=7)
