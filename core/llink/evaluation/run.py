@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,16 +125,10 @@ def measure(
 
         read_about(lora or Path())
     report = Report()
-    dev = _dev_sets(language, recipe, data, samples, report)
-    engine = Engine.load(recipe.encoder.name, recipe.decoder.name, max_slots=max_slots)
-    try:
-        engine.add(language.code, adapter)
-        manifest = engine.resident(language.code).manifest
-        cache = FeatureCache(home() / "features", engine.encoder)
-        subject = Subject(
-            engine, language, cache, (recipe.encoder.name, recipe.decoder.name), limit, SEED, tuple(against),
-            lora, judge,
-        )  # fmt: skip
+    dev = dev_sets(language, recipe, data, samples, report)
+    settings: dict[str, Any] = {"limit": limit, "seed": SEED, "against": tuple(against), "lora": lora, "judge": judge}
+    with under_test(language, recipe, adapter, **settings) as subject:
+        manifest = subject.engine.resident(language.code).manifest
         about = {
             "llink": __version__, "language": language.code, "encoder": manifest.encoder, "decoder": manifest.decoder,
             "recipe": recipe.name, "adapter": manifest.files, "limit": limit, "seed": SEED, "against": list(against),
@@ -153,14 +148,29 @@ def measure(
                     write_json(out / METRICS, report.as_dict(earlier, suites))
         if out:
             write_json(out / METRICS, report.as_dict(earlier, suites))
-    finally:
-        engine.close()
     return report
 
 
-def _dev_sets(
+@contextmanager
+def under_test(language: Language, recipe: Recipe, adapter: Path | None = None, **settings: Any) -> Iterator[Subject]:
+    """An adapter with the recipe's models loaded; ``settings`` are those of ``Subject``."""
+    names = recipe.encoder.name, recipe.decoder.name
+    engine = Engine.load(*names)
+    try:
+        engine.add(language.code, adapter)
+        yield Subject(engine, language, FeatureCache(home() / "features", engine.encoder), names, **settings)
+    finally:
+        engine.close()
+
+
+def dev_sets(
     language: Language, recipe: Recipe, data: Path, samples: bool, report: Report
 ) -> dict[str, Sequence[Pair]]:
+    """The dev sets of a recipe, or the language's samples in their place; what was left out goes into the report.
+
+    Raises:
+        LlinkError: E210/E211 for data that cannot be had, E520 where there is nothing at all.
+    """
     found: dict[str, Sequence[Pair]] = {}
     for name in recipe.data.dev:
         try:
