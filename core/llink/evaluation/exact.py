@@ -50,6 +50,8 @@ _BEFORE, _BEHIND = (
     r"(?<![A-Za-z0-9])(?<![0-9][.,:/-])(?<![A-Za-z0-9][./_])",
     r"(?![A-Za-z0-9]|[.,:/-][0-9]|[/._][A-Za-z])",
 )
+_DIGITS = re.compile(r"[0-9]+")
+_COMPOUND = re.compile(r"(?<![\w.])[0-9]+(?:[/:-][0-9]+)+(?!\w)", re.ASCII)
 # A name may end in any letter, and is then none that is looked for: Charité is not Charit.
 _PATTERNS = {kind: re.compile(p, 0 if kind == "names" else re.ASCII) for kind, p in _FOUND.items()}
 
@@ -149,24 +151,43 @@ def values(english: str, foreign: str) -> tuple[Value, ...]:
 
 
 def invented(answer: str, pair: Pair, language: Language) -> list[str]:
-    """Numbers, units, dates, addresses and codes in an answer that stand in neither text of the pair.
+    """Numbers, units, dates, addresses and codes in an answer that stand in neither text of the pair, or only as a piece
+    of a longer one: the year of a date, the host of an address with a path.
 
-    The year of a date, the host of an address, "3rd" and "30-page" for 3 and 30 are not invented.
+    "3rd" and "30-page" for 3 and 30 are not invented, nor is a date, time or range in other words, "17 May 2012".
     """
     texts = f"{pair.english}\n{language.ascii_digits(pair.foreign)}"
-    given = f"{texts}\n{_spelled(texts)}"
+    said = set(map(int, _DIGITS.findall(answer)))
+    # A unit may be written apart, or left out.
+    given = f"{texts}\n{_spelled(texts)}\n{_reworded(texts, said)}"
     found: list[str] = []
     left = answer
     for kind, pattern in _PATTERNS.items():
         if kind != "names":
-            found += [match[0] for match in pattern.finditer(left) if not _given(match[0], given)]
+            found += [
+                m[0] for m in pattern.finditer(left) if not (_stands(_bare(m[0]), given) or _stands(_word(m), given))
+            ]
             left = pattern.sub(lambda match: "\0" * len(match[0]), left)
     return found
 
 
-def _given(value: str, given: str) -> bool:
-    whole = re.sub(r"(?<=\d)(?:st|nd|rd|th|(?:-[a-z]+)+)$", "", _spelled(value))
-    return re.search(rf"(?<![A-Za-z0-9])(?<![0-9][.,]){re.escape(whole)}(?![A-Za-z0-9]|[.,][0-9])", given) is not None
+def _reworded(texts: str, said: set[int]) -> str:
+    """The parts of each date, time or range of which ``said`` has all the numbers, but for the month of a date."""
+    parts = [list(map(int, _DIGITS.findall(match[0]))) for match in _COMPOUND.finditer(texts)]
+    told = [own for own in parts if sum(number in said for number in own) >= max(2, len(own) - 1)]
+    return " ".join(f"{number} {number:02}" for own in told for number in own)
+
+
+def _word(match: re.Match[str]) -> str:
+    """All about a match up to white space, without punctuation: an address may have lost its "https://"."""
+    before, behind = match.string[: match.start()].split(), match.string[match.end() :].split()
+    start = before[-1] if before and not match.string[match.start() - 1].isspace() else ""
+    end = behind[0] if behind and not match.string[match.end()].isspace() else ""
+    return f"{start}{match[0]}{end}".strip("\0.,;:!?()'\"")
+
+
+def _bare(value: str) -> str:
+    return re.sub(r"(?<=\d)(?:st|nd|rd|th|(?:-[a-z]+)+)$", "", value)
 
 
 def holds(value: str, text: str) -> bool:
@@ -174,9 +195,12 @@ def holds(value: str, text: str) -> bool:
 
     Commas between thousands, the space before a unit and the case of a name do not matter.
     """
-    wanted, given = re.escape(_spelled(value)), _spelled(text)
     case = re.IGNORECASE if value.replace(" ", "").isalpha() else 0
-    return re.search(f"{_BEFORE}{wanted}{_BEHIND}", given, case) is not None
+    return _stands(value, _spelled(text), case)
+
+
+def _stands(value: str, text: str, case: int = 0) -> bool:
+    return re.search(f"{_BEFORE}{re.escape(_spelled(value))}{_BEHIND}", text, case) is not None
 
 
 def _spelled(text: str) -> str:
