@@ -66,8 +66,14 @@ def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).strip(".-") or "model"
 
 
-def find_adapter(language: Language, encoder: str, decoder: str, adapter: str | Path | None = None) -> Path:
+def find_adapter(
+    language: Language, encoder: str, decoder: str, adapter: str | Path | None = None, name: str = ""
+) -> Path:
     """The adapter folder to use: a path, or the pair's own under ``LLINK_HOME/adapters`` or in the language's package.
+
+    Args:
+        name: as in ``CODE@NAME``: the pair's other adapter of this name, folder ``<encoder>--<decoder>@NAME``, or else
+            a folder that is called so.
 
     Raises:
         LlinkError: E301 when there is none; it names those that exist.
@@ -79,17 +85,27 @@ def find_adapter(language: Language, encoder: str, decoder: str, adapter: str | 
         raise LlinkError(
             "E301", f"No adapter in '{adapter}': {MANIFEST} is missing.", "Give the folder that `llink train` printed."
         )
-    roots = [home() / "adapters" / language.code, package_folder(language.package, "adapters")]
-    name = pair_name(encoder, decoder)
-    for root in roots:
-        if (root / name / MANIFEST).is_file():
-            return root / name
+    roots = adapter_roots(language)
+    pair = pair_name(encoder, decoder)
+    named = [f"{pair}@{name}", name] if re.fullmatch(r"\w[\w.-]*", name) else []
+    for place in [root / own for own in (named if name else [pair]) for root in roots]:
+        if (place / MANIFEST).is_file():
+            return place
     present = {p.parent.name for root in roots for p in root.glob(f"*/{MANIFEST}")}
+    if name:
+        others = {own.removeprefix(f"{pair}@") for own in present if own.startswith(f"{pair}@") or "--" not in own}
+        known = [f"{language.code}@{other}" for other in others] + [language.code] * (pair in present)
+        raise unknown_name("E301", f"{language.name} adapter", f"{language.code}@{name}", known)
     if present:
-        raise unknown_name("E301", f"{language.name} adapter", name, present)
+        raise unknown_name("E301", f"{language.name} adapter", pair, present)
     raise LlinkError(
-        "E301", f"There is no {language.name} adapter for {name}.", f"Train one: llink train {language.code}"
+        "E301", f"There is no {language.name} adapter for {pair}.", f"Train one: llink train {language.code}"
     )
+
+
+def adapter_roots(language: Language) -> list[Path]:
+    """The folders that a language's adapters lie in: the user's, which go first, and its package's."""
+    return [home() / "adapters" / language.code, package_folder(language.package, "adapters")]
 
 
 def install_adapter(folder: Path, language: Language) -> Path:

@@ -21,13 +21,13 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from llink import plugins
-from llink.adapter import MANIFEST, check, find_adapter, load_bridge, read_manifest
+from llink.adapter import MANIFEST, adapter_roots, check, find_adapter, load_bridge, read_manifest
 from llink.errors import LlinkError, unknown_name
-from llink.home import home
-from llink.interfaces import Decoder, Encoder, Language, package_folder
+from llink.interfaces import Decoder, Encoder
 from llink.lora import Lora, LoraSwitch
 from llink.models import load_decoder, load_encoder
 from llink.passages import Foreign, turns
+from llink.plugins import Selected
 from llink.prompt import Prompt, build, channel, converse, instruction_for, subject
 from llink.reading import filled
 from llink.registry import load_registry
@@ -171,7 +171,7 @@ class Engine:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Codes of the resident adapters, the one that would leave first in front."""
+        """Codes (``CODE@NAME`` of named ones) of the resident adapters, the one that would leave first in front."""
         return tuple(self._shelf)
 
     def add(self, language: str, adapter: Source = None) -> None:
@@ -180,14 +180,14 @@ class Engine:
         Requests in flight end with the adapter they began with. Nothing changes when this fails.
 
         Args:
-            language: code or name.
+            language: code or name, or ``CODE@NAME`` for one more adapter of the language beside its own: the one
+                that is installed under this name, or ``adapter`` under a name of yours.
             adapter: its folder, or the name of one that is installed; without it the one for this pair of models.
 
         Raises:
             LlinkError: E201 unknown language, E301 no adapter, E310 damaged, E311 made for other models, E512 no room.
         """
-        spoken = plugins.language(language)
-        self._shelf.put(self._read(spoken, adapter), adapter)
+        self._shelf.put(self._read(plugins.select(language), adapter), adapter)
 
     def replace(self, language: str, adapter: Source = None) -> None:
         """``add`` for a language that was added already; E515 where it was not."""
@@ -203,15 +203,15 @@ class Engine:
         self._shelf.drop(code)
 
     def _must_be_known(self, language: str) -> str:
-        code = plugins.language(language).code
+        code = str(plugins.select(language))
         if code not in self._shelf.sources:
             raise unknown_name("E515", "language on the shelf", code, list(self._shelf.sources))
         return code
 
-    def _read(self, spoken: Language, adapter: Source) -> Resident:
+    def _read(self, wanted: Selected, adapter: Source) -> Resident:
         if self._scheduler.closed:
             raise closed()
-        folder = self._folder(spoken, adapter)
+        folder = self._folder(wanted, adapter)
         while True:
             manifest = read_manifest(folder)
             encoder = self._load_encoder(manifest.encoder_options)
@@ -221,18 +221,19 @@ class Engine:
             lora = Lora.load(folder, self.decoder)
             # Where a new adapter was installed over this one meanwhile, bridge and LoRA may be of different ones.
             if read_manifest(folder) == manifest:
-                return Resident(spoken, manifest, bridge, lora)
+                return Resident(wanted.language, manifest, bridge, lora, str(wanted))
 
-    def _folder(self, spoken: Language, adapter: Source) -> Path:
+    def _folder(self, wanted: Selected, adapter: Source) -> Path:
         """The folder of an adapter that is given by folder, by name, or not at all."""
+        spoken = wanted.language
         if not re.fullmatch(r"\w[\w-]*", spoken.code):
             raise LlinkError("E301", f"There is no adapter for a language with the code '{spoken.code}'.")
-        named = isinstance(adapter, str) and re.fullmatch(r"\w[\w.-]*", adapter)
+        named = isinstance(adapter, str) and re.fullmatch(r"\w[\w.@-]*", adapter)
         if named and not (Path(str(adapter)) / MANIFEST).is_file():
-            for root in (home() / "adapters" / spoken.code, package_folder(spoken.package, "adapters")):
+            for root in adapter_roots(spoken):
                 if (root / str(adapter) / MANIFEST).is_file():
                     return root / str(adapter)
-        return find_adapter(spoken, self._encoder_name, self.decoder.name, adapter)
+        return find_adapter(spoken, self._encoder_name, self.decoder.name, adapter, wanted.adapter)
 
     def resident(self, language: str) -> Resident:
         """The resident adapter of a language; added first where it is not resident yet."""
@@ -243,8 +244,8 @@ class Engine:
     def _hold(self, language: str, deadline: float | None = None) -> Iterator[Resident]:
         if self._scheduler.closed:
             raise closed()
-        spoken = plugins.language(language)
-        with self._shelf.hold(spoken, lambda source: self._read(spoken, source), deadline) as resident:
+        wanted = plugins.select(language)
+        with self._shelf.hold(wanted, lambda source: self._read(wanted, source), deadline) as resident:
             yield resident
 
     def stats(self) -> dict[str, Any]:
@@ -290,7 +291,7 @@ class Engine:
 
         Args:
             texts: one text or many.
-            language: code or name for all; ``auto`` is the one of an enclosing ``using``, else goes by script; None
+            language: code or name for all, or ``CODE@NAME``; ``auto`` is the one of an enclosing ``using``, else goes by script; None
                 leaves the decoder untouched and takes ``texts`` as the user's message.
             languages: the same, or one for each text.
             task: ``translate``, ``summarize``, ``title``, ``keypoints`` or ``qa``.
@@ -413,7 +414,7 @@ class Engine:
         foreign = [part for _, parts in conversation for part in parts if isinstance(part, Foreign)]
         codes = {part: self._foreign_code(part.text, part.language) for part in foreign}
         if len(set(codes.values())) > 1:
-            names = ", ".join(sorted({plugins.language(code).name for code in codes.values()}))
+            names = ", ".join(sorted({plugins.select(code).called for code in codes.values()}))
             raise LlinkError(
                 "E517",
                 f"One conversation has texts in several languages ({names}).",
@@ -548,7 +549,7 @@ class Engine:
         """
         with ExitStack() as held:
             resident = held.enter_context(self._hold(language)) if language is not None else None
-            before = self._default.set(resident.language.code if resident else None)
+            before = self._default.set(resident.key if resident else None)
             try:
                 with self._switch.using(resident.lora if resident else None):
                     yield
@@ -576,9 +577,9 @@ class Engine:
             raise LlinkError("E510", "The text is empty.", "Give a sentence.")
         if language == AUTO:
             return self.detect(text)
-        spoken = plugins.language(language)
-        check_script(text, spoken)
-        return spoken.code
+        wanted = plugins.select(language)
+        check_script(text, wanted.language)
+        return str(wanted)
 
     def _residents(self, codes: Sequence[str | None], held: ExitStack, deadline: float | None) -> dict[str, Resident]:
         """Adapters of languages, held until ``held`` is closed: all of them, or as many as there is room for."""

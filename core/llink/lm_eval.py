@@ -49,7 +49,7 @@ class LlinkLM(LM):
     """An engine with one language adapter, or the bare decoder beside it.
 
     Args:
-        language: code or name; text in its script goes through slots, a sentence in K of them.
+        language: code or name, or ``CODE@NAME``; text in its script goes through slots, a sentence in K of them.
         adapter: folder; without it the shipped or installed one.
         encoder, decoder: registry names or folders; the registry's defaults where not given.
         raw: the untouched decoder reads the foreign text as its own tokens: the baseline.
@@ -70,11 +70,12 @@ class LlinkLM(LM):
         device: str | None = None,
     ) -> None:
         super().__init__()
-        self.language, self.raw = plugins.language(language), raw
+        self.chosen, self.raw = plugins.select(language), raw
+        self.language = self.chosen.language
         self.batch = int(batch_size) if str(batch_size).isdigit() else 8
         self.engine = Engine.load(encoder, decoder, device=device or "auto", dtype=dtype)
         if not raw:
-            self.engine.add(self.language.code, adapter)
+            self.engine.add(str(self.chosen), adapter)
 
     @property
     def tokenizer_name(self) -> str:
@@ -125,7 +126,7 @@ class LlinkLM(LM):
     def _batches(self, requests: Sequence[Any], chosen: Sequence[int]) -> Iterator[tuple[list[int], list[Tensor]]]:
         """Batches of requests of like length: which, and their prompts as embeddings ``[P, D]``; the LoRA is on meanwhile."""
         order = sorted(chosen, key=lambda i: len(requests[i].args[0]))
-        code = None if self.raw else self.language.code
+        code = None if self.raw else str(self.chosen)
         with track("Requests", total=len(order)) as bar:
             for part in in_batches(len(order), self.batch):
                 with torch.inference_mode():
@@ -140,7 +141,7 @@ class LlinkLM(LM):
             if isinstance(part, str) or self.raw:
                 ids += decoder.tokenize(part if isinstance(part, str) else part.text)
                 continue
-            own, read = self.engine.passages(self._pieces(part.text), self.language.code)
+            own, read = self.engine.passages(self._pieces(part.text), str(self.chosen))
             ids += own
             slots += [read] if read is not None else []
         prompt = converse(decoder, [("system", decoder.tokenize(SYSTEM)), ("user", ids)])

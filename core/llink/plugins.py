@@ -14,7 +14,7 @@ from importlib import import_module, invalidate_caches
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pluggy
 
@@ -62,6 +62,21 @@ class PluginFailure:
     plugin: str
     error: str
     origin: Origin
+
+
+class Selected(NamedTuple):
+    """A language, and which of its adapters: by name, or ``""`` for the one of the pair of models."""
+
+    language: Language
+    adapter: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.language.code}@{self.adapter}" if self.adapter else self.language.code
+
+    @property
+    def called(self) -> str:
+        """As messages call it."""
+        return f"{self.language.name}@{self.adapter}" if self.adapter else self.language.name
 
 
 _failures: list[PluginFailure] = []
@@ -157,6 +172,15 @@ def language(code_or_name: str) -> Language:
         return known[wanted]
     names = [name for entry in languages().values() for name in (entry.code, entry.name)]
     raise unknown_name("E201", "language", code_or_name, names)
+
+
+def select(name: str) -> Selected:
+    """``CODE`` or ``CODE@NAME``, a language as ``language`` knows it and one of its adapters; E201 for the language.
+
+    Whether there is such an adapter is for ``llink.adapter.find_adapter`` to say.
+    """
+    code, _, adapter = name.partition("@")
+    return Selected(language(code if adapter.strip() else name), adapter.strip())
 
 
 def projector(name: str) -> ProjectorKind:

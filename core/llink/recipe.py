@@ -266,7 +266,7 @@ class Recipe(_Section):
     encoder: ModelChoice
     decoder: ModelChoice
     init_from: str | None = None
-    """A language whose adapter for the same pair, or an adapter folder, that projector, injector and LoRA start from."""
+    """A language (or CODE@NAME) whose adapter for the same pair, or an adapter folder, that training starts from."""
     seed: int = 17
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

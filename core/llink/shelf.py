@@ -17,6 +17,7 @@ from llink.bridge import Bridge
 from llink.errors import LlinkError
 from llink.interfaces import Language
 from llink.lora import Lora
+from llink.plugins import Selected
 from llink.scheduler import late
 
 _serials = count()
@@ -32,17 +33,20 @@ class Resident:
     manifest: Manifest
     bridge: Bridge
     lora: Lora
+    key: str = ""
+    """What it is called on the shelf: ``km``, ``km@paper``."""
     users: int = 0
     serial: int = field(default_factory=lambda: next(_serials))
     bytes: int = 0
     """Memory of bridge and LoRA."""
 
     def __post_init__(self) -> None:
+        self.key = self.key or self.language.code
         self.bytes = self.lora.bytes + sum(t.nbytes for t in self.bridge.state_dict().values())
 
 
 class Shelf:
-    """Adapters by language code, the least recently used one dropped when a budget is exceeded.
+    """Adapters by language code or ``CODE@NAME``, the least recently used one dropped when a budget is exceeded.
 
     What is in use is never dropped. A thread that holds no adapter waits for room; one that holds some is refused
     instead, or two of them could wait for each other. Safe to use from several threads.
@@ -69,12 +73,12 @@ class Shelf:
             return iter(list(self._residents))
 
     def put(self, resident: Resident, source: Source = None) -> None:
-        """Make an adapter the one of its language, at once; an older one leaves when its last request is done.
+        """Make an adapter the one of its key, at once; an older one leaves when its last request is done.
 
         Raises:
             LlinkError: E512 when it does not fit the budget beside what is in use.
         """
-        code = resident.language.code
+        code = resident.key
         with self._changed:
             if not self._room(code, resident.bytes):
                 raise self._full(resident.language.name, resident.bytes)
@@ -92,7 +96,7 @@ class Shelf:
 
     @contextmanager
     def hold(
-        self, language: Language, read: Callable[[Source], Resident], deadline: float | None = None
+        self, wanted: Selected, read: Callable[[Source], Resident], deadline: float | None = None
     ) -> Iterator[Resident]:
         """An adapter for as long as the block lasts.
 
@@ -104,7 +108,7 @@ class Shelf:
             LlinkError: E512 when there is no room, E514 when there was none in time, and those of ``read``.
         """
         thread = threading.get_ident()
-        resident = self._acquire(language, read, deadline, may_wait=not self._holders[thread])
+        resident = self._acquire(wanted, read, deadline, may_wait=not self._holders[thread])
         with self._changed:
             self._holders[thread] += 1
         try:
@@ -118,14 +122,14 @@ class Shelf:
                 self._changed.notify_all()
 
     def _acquire(
-        self, language: Language, read: Callable[[Source], Resident], deadline: float | None, may_wait: bool
+        self, wanted: Selected, read: Callable[[Source], Resident], deadline: float | None, may_wait: bool
     ) -> Resident:
-        code = language.code
+        code = str(wanted)
         while True:
             with self._changed:
                 while not (resident := self._take(code)) and not self._room(code, size := self._sizes.get(code, 0)):
                     if not may_wait or not self._fits([size]):
-                        raise self._full(language.name, size)
+                        raise self._full(wanted.called, size)
                     if not self._changed.wait(None if deadline is None else max(deadline - time.monotonic(), 0)):
                         raise late()
                 if resident:
@@ -155,13 +159,13 @@ class Shelf:
 
     def _place(self, resident: Resident) -> None:
         """Put an adapter on the shelf and drop what it takes to keep the budget."""
-        code = resident.language.code
+        code = resident.key
         self._residents.pop(code, None)
         for old in list(self._residents.values()):
             if self._fits([resident.bytes, *(r.bytes for r in self._residents.values())]):
                 break
             if not old.users:
-                del self._residents[old.language.code]
+                del self._residents[old.key]
                 self.counts["evictions"] += 1
         self._residents[code] = resident
         self.counts["loads"] += 1

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("eval", short_help="Measure a language adapter.")
-@click.argument("code")
+@click.argument("code", metavar="CODE[@NAME]")
 @click.option(
     "--suite",
     "suite_names",
@@ -79,16 +79,16 @@ def command(
     check: bool,
     record: bool,
 ) -> None:
-    """Measure the adapter of the language CODE on the dev sets of a recipe, or on a file given with --data.
+    """Measure the adapter of the language CODE, with @NAME another of its adapters, on the dev sets of a recipe, or on a file given with --data.
 
     A language without dev data is measured on its samples. A killed run goes on when it is started again.
     """
-    from llink.cli.names import adapter_path, recipe_path
+    from llink.cli.names import recipe_path, selected
     from llink.evaluation.gates import failed, gates
-    from llink.plugins import language
+    from llink.plugins import select
     from llink.recipe import load_recipe
 
-    entry = language(code)
+    entry = select(code).language
     suites = parse_suites(suite_names)
     path = recipe_path(recipe_name, entry)
     recipe = load_recipe(path)
@@ -98,9 +98,9 @@ def command(
             "E524", f"Recipe {path.stem} expects nothing of these suites.", "Add a section `expect` to it."
         )
     baselines, lora = parse_baselines(against, Path("runs") / f"{entry.code}-{path.stem}-direct-lora" / "direct-lora")
-    folder = adapter_path(adapter, entry) if adapter else None
+    chosen, folder = selected(code, adapter, recipe.encoder.name, recipe.decoder.name)
     recipe, data = on_file(recipe, data)
-    out = out or Path("runs") / entry.code
+    out = out or Path("runs") / str(chosen)
 
     from llink.adapter import find_adapter, record_metrics
     from llink.evaluation.base import whole

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llink.adapter import MANIFEST
+import click
+
+from llink.adapter import MANIFEST, adapter_roots, find_adapter
 from llink.errors import LlinkError, unknown_name
-from llink.home import home
 from llink.interfaces import Language, package_folder
-from llink.plugins import language, languages
+from llink.plugins import Selected, language, languages, select
 from llink.recipe import Recipe, recipe_files
 
 
@@ -81,9 +82,25 @@ def check_names(recipe: Recipe) -> None:
         registry.get(recipe.decoder.name, "decoder")
 
 
+def selected(name: str, adapter: str | None, encoder: str, decoder: str) -> tuple[Selected, Path | None]:
+    """``CODE`` or ``CODE@NAME`` and ``--adapter`` as one: what is selected, and its folder where either names one.
+
+    Raises:
+        LlinkError: E201 unknown language, E301 no such adapter.
+    """
+    chosen = select(name)
+    if adapter:
+        if chosen.adapter:
+            raise click.UsageError(f"Give --adapter or {chosen}, not both.")
+        return chosen, adapter_path(adapter, chosen.language)
+    if chosen.adapter:
+        return chosen, find_adapter(chosen.language, encoder, decoder, name=chosen.adapter)
+    return chosen, None
+
+
 def adapters(owner: Language) -> dict[str, Path]:
     """A language's adapters by folder name: its package's, and the user's own, which come first."""
-    roots = (package_folder(owner.package, "adapters"), home() / "adapters" / owner.code)
+    roots = reversed(adapter_roots(owner))
     return {path.parent.name: path.parent for root in roots for path in sorted(root.glob(f"*/{MANIFEST}"))}
 
 

@@ -30,8 +30,8 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--language",
         default=AUTO,
         show_default=True,
-        metavar="CODE",
-        help="Language of the texts; auto finds it by script.",
+        metavar="CODE[@NAME]",
+        help="Language of the texts, with @NAME another of its adapters; auto finds it by script.",
     ),
     click.option(
         "--adapter",
@@ -83,16 +83,15 @@ def run(
             E301 unknown adapter, and those of the engine.
     """
     from llink import plugins
-    from llink.cli.names import adapter_path
+    from llink.cli.names import adapter_path, selected
     from llink.prompt import instruction_for
+    from llink.registry import load_registry
 
     # What the user typed is checked before any model is loaded.
     instruction_for(task, instruction)
     if language != AUTO:
-        entry = plugins.language(language)
-        language = entry.code
-        if adapter:
-            adapter_path(adapter, entry)
+        default = load_registry().default
+        language = str(selected(language, adapter, default.encoder, default.decoder)[0])
     texts = read_texts(text, file)
     codes = languages_of(texts, language)
 
@@ -100,7 +99,7 @@ def run(
 
     engine = Engine.load(device=device)
     for code in sorted({code for code, text in zip(codes, texts, strict=True) if text.strip()}):
-        engine.add(code, adapter_path(adapter, plugins.language(code)) if adapter else None)
+        engine.add(code, adapter_path(adapter, plugins.select(code).language) if adapter else None)
     with bar(len(texts)) as advance:
         for start in range(0, len(texts), BATCH):
             batch = texts[start : start + BATCH]
@@ -171,7 +170,7 @@ def languages_of(texts: Sequence[str], language: str) -> list[str]:
             elif language == AUTO:
                 codes.append(detect(text, plugins.languages()).code)
             else:
-                check_script(text, plugins.language(language))
+                check_script(text, plugins.select(language).language)
                 codes.append(language)
         except LlinkError as error:
             where = f"Line {number}: " if len(texts) > 1 else ""

@@ -543,7 +543,8 @@ def _parent(recipe: Recipe, encoder: Encoder, decoder: Decoder) -> tuple[Path, M
     if Path(name).expanduser().is_dir():
         folder = find_adapter(plugins.language(recipe.language), encoder.name, decoder.name, Path(name).expanduser())
     else:
-        folder = find_adapter(plugins.language(name), encoder.name, decoder.name)
+        chosen = plugins.select(name)
+        folder = find_adapter(chosen.language, encoder.name, decoder.name, name=chosen.adapter)
     manifest = read_manifest(folder)
     check(folder, manifest, encoder, decoder)
     return folder, manifest
