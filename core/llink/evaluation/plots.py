@@ -126,6 +126,8 @@ def _places(axes: Any, sets: Sets) -> None:
                 here = [value(row) for row in rows if row["place"] == place]
                 means.append(sum(here) / len(here))
             axes.plot(places, means, style, color=colour, markersize=4, label=f"{label}, {name}")
+    last = max(row["place"] for rows in sets.values() for row in rows)
+    axes.set_xticks(range(1, last + 1))
     axes.set(xlabel="place of the sentence on the page", ylabel="chrF++ of the most alike stretch", ylim=(0, None))
     axes.legend(frameon=False, fontsize=8)
 
