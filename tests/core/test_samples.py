@@ -105,6 +105,15 @@ def test_errors(taught: Taught, args: list[str], code: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_another_adapter_of_the_language(taught: Taught) -> None:
+    given = ["--recipe", str(taught.folder / "recipe.yaml"), "--data", str(taught.folder)]
+    unknown = CliRunner().invoke(main, ["samples", "km@nothing", *given])
+    assert unknown.exit_code == 1
+    assert "[E301]" in unknown.stderr
+    both = CliRunner().invoke(main, ["samples", "km@nothing", *given, "--adapter", str(taught.adapter)])
+    assert both.exit_code == 2
+
+
 def test_file_that_cannot_be_written_is_known_before_anything_else(taught: Taught, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = samples(taught, "--out", tmp_path / "file" / "samples.md")

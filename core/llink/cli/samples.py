@@ -21,7 +21,7 @@ TRANSLATIONS, TASKS, SEED = 12, 6, 7
 
 
 @click.command("samples", short_help="Show answers to dev sentences drawn by seed.")
-@click.argument("code")
+@click.argument("code", metavar="CODE[@NAME]")
 @click.option(
     "--translations", type=click.IntRange(min=0), default=TRANSLATIONS, show_default=True, metavar="N",
     help="How many sentences are translated.",
@@ -53,19 +53,20 @@ def command(
     data: Path,
     out: Path | None,
 ) -> None:
-    """Show what the adapter of the language CODE says, good and bad as it falls, as Markdown.
+    """Show what the adapter of the language CODE, with @NAME another of its adapters, says, good and bad as it falls, as
+    Markdown.
 
     Sentences are drawn by seed from the dev sets of a recipe, from each as many, or from a file given with --data. Beside
     each answer stand the reference and what the same decoder says when it reads the text itself.
     """
     from llink.cli.eval import on_file
-    from llink.cli.names import adapter_path, recipe_path
-    from llink.plugins import language
+    from llink.cli.names import recipe_path, selected
+    from llink.plugins import select
     from llink.recipe import load_recipe
 
-    entry = language(code)
+    entry = select(code).language
     recipe = load_recipe(recipe_path(recipe_name, entry))
-    folder = adapter_path(adapter, entry) if adapter else None
+    chosen, folder = selected(code, adapter, recipe.encoder.name, recipe.decoder.name)
     recipe, data = on_file(recipe, data)
 
     from llink.evaluation.run import Report, dev_sets, under_test
@@ -81,7 +82,7 @@ def command(
     if len(drawn) < translations + tasks:
         click.echo(f"There are {len(drawn)} sentences, not {translations + tasks}.", err=True)
     with under_test(entry, recipe, folder) as subject:
-        page = markdown(subject, drawn[:translations], drawn[translations:], seed)
+        page = markdown(subject, str(chosen), drawn[:translations], drawn[translations:], seed)
     if out:
         atomic_write(out, page)
         click.echo(out)
@@ -105,9 +106,9 @@ def draw(sets: Mapping[str, Sequence[Pair]], count: int, seed: int) -> list[tupl
 
 
 def markdown(
-    subject: Subject, translated: Sequence[tuple[str, Pair]], asked: Sequence[tuple[str, Pair]], seed: int
+    subject: Subject, code: str, translated: Sequence[tuple[str, Pair]], asked: Sequence[tuple[str, Pair]], seed: int
 ) -> str:
-    """The page: a table a sentence."""
+    """The page: a table a sentence. ``code`` is what the command was called with."""
     from llink import __version__
     from llink.data.instruct import DISTILLED_TASKS
     from llink.evaluation.baselines import baseline_answers
@@ -118,7 +119,7 @@ def markdown(
     lines = [
         f"# What the {name} adapter says",
         "",
-        f"Dev sentences drawn by `llink samples {subject.code} --translations {len(translated)} --tasks {len(asked)} "
+        f"Dev sentences drawn by `llink samples {code} --translations {len(translated)} --tasks {len(asked)} "
         f"--seed {seed}`: none was picked, none left out. LLINK {__version__}, recipe {manifest.recipe.get('name', '?')}; "
         f"{decoder}, reading {name} through {manifest.encoder}. `{decoder} alone` is the same decoder with the text itself "
         "in its prompt.",
