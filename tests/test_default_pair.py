@@ -81,10 +81,10 @@ def test_retrieval_of_everyday_sentences(engine: Engine) -> None:
 
 def test_slots_are_used(engine: Engine) -> None:
     """Taking the slots away, or giving another sentence's, costs the decoder."""
-    prompt = engine.prompt("Translate to English.", "km")
     targets = [engine.decoder.tokenize(s.english) for s in SAMPLES]
     slots = engine.slots([s.foreign for s in SAMPLES], "km")
-    reserved = engine.resident("km").bridge.reserved.expand_as(slots)
+    prompt = engine.prompt("Translate to English.", "km", slots=slots.shape[1])
+    reserved = engine.resident("km").bridge.none(*slots.shape[:2])
     with engine.using("km"), torch.inference_mode():
         right, zero, shuffled = (
             float(mean_loss(target_losses(engine.decoder, prompt, given, targets), targets))
