@@ -14,8 +14,9 @@ import torch
 from llink import Engine, LlinkError
 from llink.bridge import Bridge
 from llink.data.pairs import Pair
+from llink.evaluation.run import evaluate
 from llink.models import load_decoder
-from llink.plugins import injectors
+from llink.plugins import injectors, language
 from llink.prompt import SLOT, TASKS, build
 from llink.reading import filled, generate_ids, target_losses
 from llink.recipe import InjectorChoice, ProjectorChoice, Verbatim, validate
@@ -132,6 +133,17 @@ def test_an_engine_may_give_fewer(engine: Engine, encoder_folder: str, decoder_f
     # Not the first rows of what there would be more of: fewer queries share out the whole text.
     assert not torch.equal(few.slots([long], "km")[0], engine.slots([long], "km")[0, :4])
     few.close()
+
+
+def test_an_evaluation_with_fewer(raw: dict[str, Any], pairs_folder: Path, adapter: Path) -> None:
+    tokens = {
+        most: evaluate(
+            language("km"), ["translate"], recipe=validate(raw, "test"), data=pairs_folder, adapter=adapter, against=(),
+            max_slots=most,
+        )["translate"]["dev"]["foreign prompt tokens"]
+        for most in (2, None)
+    }  # fmt: skip
+    assert tokens[2] < tokens[None]
 
 
 def test_passages_of_different_lengths_in_one_prompt(engine: Engine) -> None:

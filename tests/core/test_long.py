@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,17 @@ from llink.data.pairs import Pair
 from llink.engine import MAX_SLOTS
 from llink.evaluation import evaluator
 from llink.evaluation.base import Skip, Subject
-from llink.evaluation.long import INSTRUCTION, best_stretch, compared, joined, pages_of, sentences, usage_gaps
+from llink.evaluation.long import (
+    ALONE,
+    INSTRUCTION,
+    best_stretch,
+    compared,
+    joined,
+    pages_of,
+    sentences,
+    usage_gaps,
+    warnings,
+)
 from llink.home import home
 from llink.recipe import validate
 from llink.training.features import FeatureCache
@@ -163,3 +174,11 @@ def test_too_few_sentences(taught: Taught) -> None:
     subject = subject_of(taught.recipe.encoder.name, taught.recipe.decoder.name, taught.adapter)
     with pytest.raises(Skip, match="four single sentences"):
         evaluator("long")(subject, pairs()[:3])
+
+
+def test_what_to_do_about_unread_pages() -> None:
+    alone = f"recall {ALONE}"
+    assert warnings({"recall": 0.8, alone: 0.9}) == warnings({"recall": 0.5, alone: 0.5}) == []
+    for english, cure in ((0.9, "with a long_share"), (0.5, r"no more of the page in English \(0\.50\)")):
+        [warning] = warnings({"recall": 0.55, alone: 0.9, "recall english": english})
+        assert re.search(cure, warning)

@@ -138,9 +138,12 @@ def warnings(metrics: Metrics) -> list[str]:
     """What a low recall means: that the adapter cannot do it, or cannot do it in one prompt."""
     if metrics["recall"] >= READ or metrics[f"recall {ALONE}"] < READ:
         return []  # where single sentences are not understood either, other suites say so
+    cure = "Train stage B with a long_share."
+    if metrics.get("recall english", READ) < READ:
+        cure = f"The decoder makes no more of the page in English ({metrics['recall english']:.2f}): take a larger one."
     return [
         f"Pages are not read: recall {metrics['recall']:.2f} in one prompt, {metrics[f'recall {ALONE}']:.2f} sentence by "
-        "sentence. Train stage B with a long_share."
+        f"sentence. {cure}"
     ]
 
 

@@ -127,7 +127,7 @@ def measure(
     report = Report()
     dev = dev_sets(language, recipe, data, samples, report)
     settings: dict[str, Any] = {"limit": limit, "seed": SEED, "against": tuple(against), "lora": lora, "judge": judge}
-    with under_test(language, recipe, adapter, **settings) as subject:
+    with under_test(language, recipe, adapter, max_slots, **settings) as subject:
         manifest = subject.engine.resident(language.code).manifest
         about = {
             "llink": __version__, "language": language.code, "encoder": manifest.encoder, "decoder": manifest.decoder,
@@ -152,10 +152,12 @@ def measure(
 
 
 @contextmanager
-def under_test(language: Language, recipe: Recipe, adapter: Path | None = None, **settings: Any) -> Iterator[Subject]:
+def under_test(
+    language: Language, recipe: Recipe, adapter: Path | None = None, max_slots: int | None = None, **settings: Any
+) -> Iterator[Subject]:
     """An adapter with the recipe's models loaded; ``settings`` are those of ``Subject``."""
     names = recipe.encoder.name, recipe.decoder.name
-    engine = Engine.load(*names)
+    engine = Engine.load(*names, max_slots=max_slots)
     try:
         engine.add(language.code, adapter)
         yield Subject(engine, language, FeatureCache(home() / "features", engine.encoder), names, **settings)
