@@ -44,6 +44,7 @@ import torch
 from torch import nn
 from llink.training.checkpoints import Checkpoint
 
+torch.set_num_threads(1)  # a forked child must not wait for the threads that its parent had
 path, pick, cut = Path(sys.argv[1]), random.Random(7), 0
 layer = nn.Linear(1000, 1000)
 
@@ -61,6 +62,7 @@ def written():
     return path.stat().st_ino if path.exists() else 0
 
 for victim in range(100):
+    new.unlink(missing_ok=True)
     before, child = written(), os.fork()
     if not child:
         step = checkpoint().load(path)
