@@ -270,7 +270,7 @@ def save_adapter(folder: Path, bridge: Bridge, lora: PeftModel, manifest: dict[s
     files = {name: file_hash(new / name) for name in (BRIDGE, LORA, LORA_CONFIG)}
     full = Manifest(**manifest, slots=bridge.slots, bridge=bridge.config, files=files)
     atomic_write(new / MANIFEST, full.model_dump_json(indent=2) + "\n")
-    write_card(new, full)
+    write_card(new, full, folder.name)
     _into_place(new, folder)
     return full
 

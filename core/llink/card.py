@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from llink.adapter import Manifest
 
 
-def write_card(folder: Path, manifest: Manifest) -> None:
-    """Write ``README.md`` into an adapter folder."""
-    atomic_write(folder / "README.md", card(manifest))
+def write_card(folder: Path, manifest: Manifest, place: str = "") -> None:
+    """Write ``README.md`` into an adapter folder whose name is, or will be, ``place``; of ``…@NAME`` for its ``CODE@NAME``."""
+    _, at, name = (place or folder.resolve().name).partition("@")
+    atomic_write(folder / "README.md", card(manifest, f"{manifest.language}{at}{name}"))
 
 
-def card(manifest: Manifest) -> str:
-    """The card's Markdown."""
+def card(manifest: Manifest, asked: str = "") -> str:
+    """The card's Markdown; ``asked`` is what `--language` wants to hear, its language's code if nothing else is said."""
     language = plugins.languages().get(manifest.language)
     name = language.name if language else manifest.language
     recipe = manifest.recipe
@@ -31,7 +32,7 @@ def card(manifest: Manifest) -> str:
         f"(r = {recipe['stage_b']['lora']['r']}). Both base models stay frozen. This page is generated from `manifest.json`.",
         "",
         "```",
-        f'llink translate --language {manifest.language} "…"',
+        f'llink translate --language {asked or manifest.language} "…"',
         "```",
         "",
         "## Measured",

@@ -87,6 +87,7 @@ def test_card(tiny_adapter: Path) -> None:
     assert "peft" not in text.lower()
     assert "| samples | 24 pairs | CC0-1.0 |" in text
     assert "K = 4" in text
+    assert "--language km " in text
     assert "### retrieval" in text
     assert "### usage" in text
 

@@ -406,13 +406,15 @@ def test_gate_that_says_nothing(taught: Taught, tmp_path: Path, expect: dict[str
 
 
 def test_record(taught: Taught, evaluated: Path, tmp_path: Path) -> None:
-    adapter = Path(shutil.copytree(taught.adapter, tmp_path / "adapter"))
+    adapter = Path(shutil.copytree(taught.adapter, tmp_path / "pair@mine"))
     done = llink(*taught.eval("km", adapter), "--suite", "retrieval,usage", "--record", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     metrics = read_manifest(adapter).metrics
     assert metrics["retrieval"]["dev"]["r1"] == 1
     assert not any("[" in name for name in metrics["usage"]["dev"])
-    assert "| usage_gap |" in (adapter / "README.md").read_text("utf-8")
+    text = (adapter / "README.md").read_text("utf-8")
+    assert "| usage_gap |" in text
+    assert "--language km@mine" in text
 
 
 @pytest.mark.parametrize(
