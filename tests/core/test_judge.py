@@ -135,6 +135,22 @@ def test_a_good_judge_is_taken_and_prefers_the_better(server: Server, tmp_path: 
     assert summary(duel(judge, TRANSLATE, rows, ["no"] * 6, rows, tmp_path))["preference"] == 0
 
 
+def test_a_judge_that_likes_what_was_left_untranslated_is_refused(server: Server, tmp_path: Path) -> None:
+    sources = [s.foreign for s in SAMPLES]
+    assert calibrate(judge_at(server), TRANSLATE, REFERENCES, tmp_path, sources=sources) == 1
+    halves = [parts(r["messages"][-1]["content"]) for r in server.requests[40:]]
+    assert len(halves) == len(SAMPLES)
+    assert all({p["a"], p["b"]} & set(sources) and p["reference"] in REFERENCES for p in halves)
+
+    def copies(prompt: str) -> str:
+        shown = parts(prompt)
+        return next((name.upper() for name in "ab" if shown[name] in sources), honest(prompt))
+
+    server.reply = copies
+    with pytest.raises(LlinkError, match=r"\[E525\] .* told half a reference from the text left as it was in 0%"):
+        calibrate(judge_at(server), TRANSLATE, REFERENCES, tmp_path / "anew", sources=sources)
+
+
 @pytest.mark.parametrize("reply", ["A", "tie", "I cannot say.", ""])
 def test_a_judge_that_cannot_tell_is_refused(server: Server, tmp_path: Path, reply: str) -> None:
     server.reply = lambda _: reply

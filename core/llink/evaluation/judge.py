@@ -25,7 +25,8 @@ BIASED = 0.2
 class Preference(Evaluator):
     """Share of texts in which the adapter's translation is preferred, ties counting half, with its 95 % interval.
 
-    The judge is tried first: one that cannot tell a reference from another text's is refused.
+    The judge is tried first: one that cannot tell a reference from another text's, or half of it from the text left
+    untranslated, is refused.
     """
 
     name = "judge"
@@ -50,7 +51,10 @@ class Preference(Evaluator):
         scores: list[dict[str, float]] = [{} for _ in rows]
         try:
             judge = opened(str(subject.judge))
-            metrics["calibration"] = calibrate(judge, instruction, references, folder, seed=subject.seed)
+            sources = [p.foreign for p in rows]
+            metrics["calibration"] = calibrate(
+                judge, instruction, references, folder, sources=sources, seed=subject.seed
+            )
             for rival in rivals(subject):
                 theirs = baseline_answers(subject, rival, rows)
                 duels = duel(judge, instruction, references, ours, theirs, folder, f"Judging against {rival}")

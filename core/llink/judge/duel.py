@@ -33,22 +33,48 @@ class Duel:
         return 0.5 if total == 1 else float(total > 1)
 
 
-def calibrate(judge: Judge, instruction: str, references: Sequence[str], folder: Path, *, seed: int = 17) -> float:
-    """How often the judge tells a reference from another text's, over up to 40 trials, each order half of the time.
+def calibrate(
+    judge: Judge,
+    instruction: str,
+    references: Sequence[str],
+    folder: Path,
+    *,
+    sources: Sequence[str] = (),
+    seed: int = 17,
+) -> float:
+    """How often the judge is right where there is no doubt, the worse of two kinds of trial, up to 40 of each.
+
+    It must prefer a reference to another text's, and half of a reference to the foreign text left as it was: a judge
+    that takes the source itself for a translation says nothing about decoders that copy. Each order half of the time.
+
+    Args:
+        sources: the foreign text of each reference; without any, the first kind alone.
 
     Raises:
-        LlinkError: E525 when that is less than 0.8, or there are no two different references.
+        LlinkError: E525 when either is less than 0.8, or there are no two different references.
     """
-    distinct = list(dict.fromkeys(" ".join(text.split()) for text in references if text.strip()))
-    pick = random.Random(seed)
-    trials = [(right, wrong) for right in distinct for wrong in distinct if right != wrong]
-    pick.shuffle(trials)
-    trials = trials[:TRIALS]
-    if not trials:
+    rows = {" ".join(text.split()): at for at, text in enumerate(references) if text.strip()}
+    trials = {
+        "a reference from another text's": [(right, right, wrong) for right in rows for wrong in rows if right != wrong]
+    }
+    if not trials["a reference from another text's"]:
         raise LlinkError("E525", "A judge is tried on two different references at least.", "Give more dev data.")
+    if sources:
+        trials["half a reference from the text left as it was"] = [
+            (text, text[: len(text) // 2], sources[at]) for text, at in rows.items()
+        ]
+    return min(_tried(judge, instruction, told, shown, folder, seed) for told, shown in trials.items())
+
+
+def _tried(
+    judge: Judge, instruction: str, told: str, trials: list[tuple[str, str, str]], folder: Path, seed: int
+) -> float:
+    """Accuracy over trials of (reference, better, worse); E525 where it is too low."""
+    random.Random(seed).shuffle(trials)
+    trials = trials[:TRIALS]
     shown = [
-        Comparison(instruction, right, *((right, wrong) if number % 2 else (wrong, right)))
-        for number, (right, wrong) in enumerate(trials)
+        Comparison(instruction, reference, *((better, worse) if number % 2 else (worse, better)))
+        for number, (reference, better, worse) in enumerate(trials)
     ]
     verdicts = ask(judge, shown, folder, "Trying the judge")
     wanted = [FIRST if number % 2 else SECOND for number in range(len(trials))]
@@ -56,8 +82,8 @@ def calibrate(judge: Judge, instruction: str, references: Sequence[str], folder:
     if accuracy < LEAST:
         counts = ", ".join(f"{word} {verdicts.count(word)}" for word in (FIRST, SECOND, TIE, UNCLEAR))
         raise LlinkError(
-            "E525", f"The judge {judge.name} told a reference from another text's in {accuracy:.0%} of {len(trials)} "
-            f"trials ({counts}), and {LEAST:.0%} is the least.", "Take a larger model as --judge.",
+            "E525", f"The judge {judge.name} told {told} in {accuracy:.0%} of {len(trials)} trials ({counts}), and "
+            f"{LEAST:.0%} is the least.", "Take a larger model as --judge.",
         )  # fmt: skip
     return accuracy
 
