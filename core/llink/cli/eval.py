@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from llink.cli.options import data_option, recipe_option
+from llink.cli.options import adapter_option, data_option, recipe_option
 from llink.errors import LlinkError, unknown_name
 from llink.evaluation import BASELINES, SUITES
 
@@ -27,11 +27,7 @@ if TYPE_CHECKING:
     metavar="NAMES",
     help="What is measured, with commas between.",
 )
-@click.option(
-    "--adapter",
-    metavar="DIR_OR_NAME",
-    help="Adapter folder, or the name of one that `llink languages` lists.  [default: the one shipped]",
-)
+@adapter_option
 @recipe_option
 @data_option
 @click.option("--limit", type=click.IntRange(min=2), metavar="N", help="Use the first N pairs of each dev set.")

@@ -24,6 +24,11 @@ data_option = click.option(
     metavar="DIR",
     help="Folder of the parallel text; a recipe's paths are relative to it.",
 )
+adapter_option = click.option(
+    "--adapter",
+    metavar="DIR_OR_NAME",
+    help="Adapter folder, or the name of one that `llink languages` lists.  [default: the one shipped]",
+)
 overrides_option = click.option(
     "--set",
     "overrides",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from llink.cli.options import data_option, recipe_option
+from llink.cli.options import adapter_option, data_option, recipe_option
 
 if TYPE_CHECKING:
     from llink.data.pairs import Pair
@@ -31,11 +31,7 @@ TRANSLATIONS, TASKS, SEED = 12, 6, 7
     help="How many others get another task: summarize, title, keypoints, qa in turn.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=SEED, show_default=True, metavar="N", help="Which sentences are drawn.")
-@click.option(
-    "--adapter",
-    metavar="DIR_OR_NAME",
-    help="Adapter folder, or the name of one that `llink languages` lists.  [default: the one shipped]",
-)
+@adapter_option
 @recipe_option
 @data_option
 @click.option(

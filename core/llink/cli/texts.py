@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from llink.cli.options import adapter_option
 from llink.errors import LlinkError
 
 BATCH = 16
@@ -33,11 +34,7 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="CODE[@NAME]",
         help="Language of the texts, with @NAME another of its adapters; auto finds it by script.",
     ),
-    click.option(
-        "--adapter",
-        metavar="DIR_OR_NAME",
-        help="Adapter folder, or the name of one that `llink languages` lists.",
-    ),
+    adapter_option,
     click.option("--json", "as_json", is_flag=True, help="One JSON object a line."),
     click.option(
         "--max-new-tokens",
