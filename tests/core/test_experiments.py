@@ -207,6 +207,51 @@ def test_injectors_each_with_its_own_options(
     ]
 
 
+def test_ablation_leaves_out_each_step_that_there_is(
+    arguments: Arguments, raw_recipe: dict[str, Any], pairs_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    ran(
+        arguments(
+            "ablation",
+            "--examples",
+            "8",
+            "--sample",
+            "6",
+            "--set",
+            "verbatim.tokens=12",
+            "--set",
+            "data.repeat={samples: 2}",
+        )
+    )
+    found = {row["left out"]: row for row in rows(tmp_path / "out")}
+    # The tiny recipe has as many slots for every text, a resampler of depth 1 and no longer texts.
+    assert list(found) == [
+        "nothing", "prose repeated", "English beside the text", "warm start", "resampler", "verbatim channel",
+    ]  # fmt: skip
+    whole = found["nothing"]
+    for row in found.values():
+        assert 0 <= row["exact"] <= 1
+        assert 0 <= row["invented"] <= 1
+        assert row["chrF++, dev"] >= 0
+    # Retrieval is stage A's alone; without its own changes it is the same one.
+    assert {step for step, row in found.items() if row["R@1, dev"] == whole["R@1, dev"]} >= {
+        "nothing", "warm start", "resampler", "verbatim channel",
+    }  # fmt: skip
+    assert len({row["loss"] for row in found.values()}) == len(found)
+    own = [out for out in (tmp_path / "out").iterdir() if (out / "metrics.jsonl").exists()]
+    trained = {out.name for out in own if any(row["stage"] == "a" for row in read_log(out))}
+    assert trained == {"shared", "no-prose-repeated", "no-English-beside-the-text"}
+    warmed = {out.name for out in own if any(row["stage"] == "warm_start" for row in read_log(out))}
+    assert warmed == {*trained, "no-resampler"}
+    # As training would.
+    raw = json.loads(json.dumps(raw_recipe))
+    raw["data"]["repeat"], raw["warm_start"]["epochs"], raw["stage_b"]["examples"] = {"samples": 2}, 0, 8
+    raw["verbatim"] = {"tokens": 12}
+    straight = train(validate(raw, "cold"), stage="all", data=pairs_folder, out=tmp_path / "run")
+    assert found["warm start"]["loss"] == pytest.approx(read_manifest(straight).metrics["usage"]["dev"]["right"])
+
+
 def test_teacher_from_one_pass_is_the_teacher_of_training(
     arguments: Arguments,
     raw_recipe: dict[str, Any],

@@ -35,6 +35,17 @@ def lines(axes: Any, rows: Sequence[Mapping[str, Any]], x: str, y: str, each: st
     axes.legend(frameon=False, fontsize=7)
 
 
+def across(axes: Any, values: Mapping[str, float], title: str) -> None:
+    """A bar a name, from the top down, the first in the colour of what the experiment is about."""
+    axes.spines[["top", "right"]].set_visible(False)
+    colours = [OURS, *[REST[0]] * (len(values) - 1)]
+    axes.bar_label(axes.barh(list(values), list(values.values()), color=colours), fmt="%.3g", fontsize=7, padding=2)
+    axes.invert_yaxis()
+    axes.margins(x=0.2)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_title(title)
+
+
 def grid(axes: Any, down: Sequence[str], across: Sequence[str], values: Mapping[tuple[str, str], float]) -> None:
     """A heat map from 0 to 1 with its numbers; what is missing stays white."""
     nothing = float("nan")

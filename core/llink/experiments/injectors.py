@@ -62,7 +62,8 @@ class Injectors(Experiment):
                 "loss": mean(usage[dev]["right"] for dev in run.dev),
                 "usage gap": mean(usage[dev]["usage_gap"] for dev in run.dev),
                 **{f"{CHRF}, {dev}": asked[dev]["translate"].metrics["chrf++"] for dev in run.dev},
-                **_kept(EXACT, exact, "exact"), **_kept(ALONE, exact, "exact without channel"),
+                **over_all(EXACT, exact, "exact", "values"),
+                **over_all(ALONE, exact, "exact without channel", "values"),
                 BRIDGE: 1000 * median(row["encoder"] for row in seconds),
                 PREFILL: 1000 * median(row["slots"] for row in seconds),
             }
@@ -89,9 +90,9 @@ def _quality(row: Row) -> float:
     return mean(value for name, value in row.items() if name.startswith(CHRF))
 
 
-def _kept(column: str, found: Sequence[Result], metric: str) -> Row:
-    """The share of values that come through, over all sets that have some."""
-    counts = [(result.metrics[metric], result.metrics["values"]) for result in found if metric in result.metrics]
+def over_all(column: str, found: Sequence[Result], metric: str, of: str) -> Row:
+    """A share over all sets that have it, each as heavy as the number ``of`` what it is a share of."""
+    counts = [(result.metrics[metric], result.metrics[of]) for result in found if metric in result.metrics]
     return {column: sum(share * n for share, n in counts) / sum(n for _, n in counts)} if counts else {}
 
 

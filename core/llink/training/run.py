@@ -169,14 +169,15 @@ class Run:
         with self.folder.timed("encode"):
             self._ensure([p.foreign for p in self.pairs.rows], f"Encoding {self.language.name}")
             self._ensure([p.foreign for rows in self.dev.values() for p in rows], "Encoding dev sets")
-            english = [p.english for p in self.pairs.rows] if self._english_side else []
+            english = [p.english for p in self.pairs.rows] if self.english_side else []
             self._ensure(english + self.english, "Encoding English")
 
     def _ensure(self, texts: list[str], label: str) -> None:
         self.cache.ensure(texts, label, accelerator=self.accelerator)
 
     @property
-    def _english_side(self) -> bool:
+    def english_side(self) -> bool:
+        """Whether English texts go through the encoder too."""
         recipe = self.recipe
         joint = recipe.stage_c.examples > 0 and recipe.stage_c.english_share > 0
         return recipe.stage_a.english_side or recipe.stage_b.english_share > 0 or joint
@@ -190,7 +191,7 @@ class Run:
     def features(self) -> Features:
         """The encoded training texts as the bridge sees them; asked for after ``encode``."""
         foreign, english = [p.foreign for p in self.pairs.rows], [p.english for p in self.pairs.rows] + self.english
-        if self.recipe.data.match_means and self._english_side:
+        if self.recipe.data.match_means and self.english_side:
             return MatchedMeans(self.cache, foreign, english)
         return self.cache
 
@@ -381,7 +382,7 @@ class Run:
         done = self.out / "warm_start.safetensors"
         if self.recipe.warm_start.epochs and not done.exists():
             texts = [(p.foreign, p.english) for p in self.often]
-            if self._english_side:
+            if self.english_side:
                 texts += [(text, text) for text in dict.fromkeys([p.english for p in self.pairs.rows] + self.english)]
             with self.folder.timed("warm_start"):
                 train_warm_start(
@@ -396,7 +397,7 @@ class Run:
 
     def examples(self, config: Injection) -> list[Example]:
         """The training examples of stage B or C, all of their texts encoded."""
-        english = self.english if self._english_side else None
+        english = self.english if self.english_side else None
         with self.accelerator.main_process_first():  # which lets the decoder answer, and keeps the answers
             examples = training_examples(self.recipe, self.decoder, self.pairs.rows, english, self.instructions, config)
         self._ensure([p.text for example in examples for p in example.passages], "Encoding instructions")
