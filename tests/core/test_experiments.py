@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from llink.adapter import read_manifest
 from llink.cli import main
-from llink.recipe import validate
+from llink.data.pairs import Pair, write_pairs
+from llink.experiments.general_text import ridge
+from llink.plugins import language
+from llink.recipe import load_recipe, validate
 from llink.training.plot import read_log
 from llink.training.run import train
 
@@ -250,6 +255,40 @@ def test_ablation_leaves_out_each_step_that_there_is(
     raw["verbatim"] = {"tokens": 12}
     straight = train(validate(raw, "cold"), stage="all", data=pairs_folder, out=tmp_path / "run")
     assert found["warm start"]["loss"] == pytest.approx(read_manifest(straight).metrics["usage"]["dev"]["right"])
+
+
+def test_general_text_tries_other_pairs_and_a_map(arguments: Arguments, pairs_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    data = Path(shutil.copytree(pairs_folder, tmp_path / "data"))
+    write_pairs(data / "am" / "train.jsonl.gz", [Pair(s.english, s.foreign) for s in language("am").samples[:9]])
+    ran([*arguments("general-text"), "--data", str(data)])
+    found = {row["changed"]: row for row in rows(tmp_path / "out")}
+    pairs = {name: row["pairs"] for name, row in found.items()}
+    whole = pairs.pop("nothing")
+    assert pairs.pop("without the 10% least similar") == whole - 3  # of 24
+    assert pairs.pop("without the 30% least similar") == whole - 7
+    assert whole < pairs.pop("and texts of two pairs") <= whole + 7
+    assert whole < pairs.pop("and other languages' pairs (am)") <= whole + 9
+    assert len(pairs) == 1 + 3
+    assert set(pairs.values()) == {whole}
+    maps = [row["R@1, dev"] for name, row in found.items() if "penalty" in name]
+    assert all(0 <= r1 <= 1 for r1 in maps)
+    # Means are matched as training does it.
+    raw = load_recipe(tmp_path / "tiny.yaml").model_dump(mode="json")
+    raw["data"]["match_means"] = True
+    train(validate(raw, "means"), stage="a", data=data, out=tmp_path / "run")
+    [logged] = [row for row in read_log(tmp_path / "run") if row.get("dev") == "dev"]
+    assert found["means matched"]["R@1, dev"] == logged["r1"]
+
+
+def test_a_map_lies_between_least_squares_and_the_identity() -> None:
+    draw = torch.Generator().manual_seed(2)
+    inputs, true = torch.randn(200, 6, generator=draw), torch.randn(6, 6, generator=draw)
+    targets = inputs @ true
+    assert torch.allclose(ridge(inputs, targets, 0.0), true, atol=1e-3)
+    assert torch.allclose(ridge(inputs, targets, 1e6), torch.eye(6), atol=1e-3)
+    far = [float((ridge(inputs, targets, penalty) - torch.eye(6)).norm()) for penalty in (0.0, 0.1, 1.0, 10.0)]
+    assert far == sorted(far, reverse=True)
 
 
 def test_teacher_from_one_pass_is_the_teacher_of_training(

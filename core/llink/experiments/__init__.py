@@ -19,6 +19,7 @@ EXPERIMENTS = {
     "slot-sweep": "How many slots a text needs, for questions and for translation.",
     "injectors": "Which slot injector, with how many slots, and what each costs.",
     "ablation": "What each step of a recipe is worth: it without one of them at a time.",
+    "general-text": "What helps stage A on text of another domain than most of the pairs.",
     "teacher": "Which layer and position of the decoder stage A should aim at.",
 }
 """With what each asks. The first three are the paper's."""
