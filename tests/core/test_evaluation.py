@@ -138,7 +138,7 @@ def test_broken_adapter_scores_near_chance(broken: dict[str, dict[str, Any]], ho
     assert tasks["similarity"] < 0.35
     [long] = found["long"].values()
     assert max(long["recall"], long["recall sentence by sentence"]) < 0.75  # of 20 by chance half, at most
-    assert abs(long["chrf++"] - long["chrf++ chance"]) < 8
+    assert long["chrf++"] < long["chrf++ chance"] + 8
 
 
 @pytest.mark.parametrize(
