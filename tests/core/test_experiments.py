@@ -216,19 +216,8 @@ def test_ablation_leaves_out_each_step_that_there_is(
     arguments: Arguments, raw_recipe: dict[str, Any], pairs_folder: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib")
-    ran(
-        arguments(
-            "ablation",
-            "--examples",
-            "8",
-            "--sample",
-            "6",
-            "--set",
-            "verbatim.tokens=12",
-            "--set",
-            "data.repeat={samples: 2}",
-        )
-    )
+    sets = ("--set", "verbatim.tokens=12", "--set", "data.repeat={samples: 2}")
+    ran(arguments("ablation", "--examples", "8", "--sample", "6", *sets))
     found = {row["left out"]: row for row in rows(tmp_path / "out")}
     # The tiny recipe has as many slots for every text, a resampler of depth 1 and no longer texts.
     assert list(found) == [

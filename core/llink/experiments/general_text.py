@@ -23,8 +23,7 @@ PENALTIES = (0.01, 1.0, 10.0)
 """Of leaving the encoder's own geometry, in units of the mean variance of its dimensions."""
 JOINED = 0.3
 """Texts of two pairs, as a share of the pairs."""
-MEANS, OTHERS = "means matched", "other languages' pairs"
-TOLD = {"whole": "nothing", "map": "no stage A: a linear map in encoder space", "means": MEANS}
+WHOLE = "whole"
 
 
 class GeneralText(Experiment):
@@ -41,7 +40,7 @@ class GeneralText(Experiment):
 
     def variants(self, study: Study) -> dict[str, Changes]:
         means = {"data.match_means": not study.recipe.data.match_means}
-        return {"whole": {}, "means": means, **{idea: {} for idea in IDEAS}, "map": {}}
+        return {WHOLE: {}, "means": means, **{idea: {} for idea in IDEAS}, "map": {}}
 
     def measure(self, study: Study, run: Run) -> list[Row]:
         name = run.out.name
@@ -50,8 +49,10 @@ class GeneralText(Experiment):
         if name in IDEAS:
             told, rows = IDEAS[name](study, run)
             run.pairs = replace(run.pairs, rows=rows)
+        elif name == WHOLE:
+            told = "nothing"
         else:
-            told = TOLD[name] if name == "whole" or run.recipe.data.match_means else "means as they are"
+            told = "means matched" if run.recipe.data.match_means else "means as they are"
         run.stage_a()
         return [_row(run, told, run.retrieval(run.aligned()))]
 
@@ -100,7 +101,7 @@ def others(study: Study, run: Run) -> tuple[str, list[Pair]]:
             wanted = {"train": [file], "max_pairs": max(2, len(run.pairs.rows) // 2), "sample": {}, "columns": {}}
             rows += training_pairs(run.recipe.data.model_copy(update=wanted), study.data, language.normalise).rows
             codes.append(code)
-    return f"and {OTHERS} ({', '.join(codes) or 'none there'})", rows
+    return f"and other languages' pairs ({', '.join(codes) or 'none there'})", rows
 
 
 IDEAS = {
@@ -113,7 +114,7 @@ IDEAS = {
 
 def mapped(run: Run) -> list[Row]:
     """Retrieval by the encoder's own vectors after a linear map from the foreign side to the English, learnt by ridge
-    regression on the training pairs: its penalty pulls it to the identity."""
+    regression on the training pairs: its penalty pulls it to the identity. One row a penalty of ``PENALTIES``."""
     foreign, english = _sides(run)
     run.cache.ensure([p.english for pairs in run.dev.values() for p in pairs], "Encoding English")
     means = foreign.mean(0), english.mean(0)
@@ -127,7 +128,7 @@ def mapped(run: Run) -> list[Row]:
             )
             for dev, pairs in run.dev.items()
         }
-        rows.append(_row(run, f"{TOLD['map']}, penalty {penalty:g}", found))
+        rows.append(_row(run, f"no stage A: a linear map in encoder space, penalty {penalty:g}", found))
     return rows
 
 
