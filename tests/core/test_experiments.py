@@ -246,6 +246,16 @@ def test_ablation_leaves_out_each_step_that_there_is(
     assert found["warm start"]["loss"] == pytest.approx(read_manifest(straight).metrics["usage"]["dev"]["right"])
 
 
+def test_ablation_retrieves_among_all_candidates(arguments: Arguments, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    bare = ("stage_a.english_side=false", "stage_b.english_share=0", "warm_start.epochs=0", "injector.kind=pooled")
+    bare += ("data.train=[dev.jsonl]", "data.dev={dev: train.jsonl}")  # 24 candidates, of which the sample has two
+    ran(arguments("ablation", "--examples", "8", "--sample", "2", *(word for key in bare for word in ("--set", key))))
+    [row] = rows(tmp_path / "out")
+    logged = next(row for row in read_log(tmp_path / "out" / "shared") if row["stage"] == "a" and "dev" in row)
+    assert row["R@1, dev"] == pytest.approx(logged["r1"], abs=1e-4)
+
+
 def test_general_text_tries_other_pairs_and_a_map(arguments: Arguments, pairs_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     data = Path(shutil.copytree(pairs_folder, tmp_path / "data"))
