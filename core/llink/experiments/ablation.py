@@ -53,18 +53,16 @@ class Ablation(Experiment):
         }
 
     def measure(self, study: Study, run: Run) -> list[Row]:
+        aligned = study.base if _same(run.recipe, study.recipe, ALIGNED) else run
+        aligned.stage_a()
+        # Of all candidates: stage B looks at the sample only.
+        found = aligned.retrieval(aligned.aligned())
         shared = []
-        if _same(run.recipe, study.recipe, ALIGNED):
-            study.base.stage_a()
+        if aligned is study.base:
             shared.append("stage_a.safetensors")
             if _same(run.recipe, study.recipe, WARM) and run.english_side == study.base.english_side:
                 study.base.warm_start()
                 shared.append("warm_start.safetensors")
-        else:
-            run.stage_a()
-        aligned = study.base if shared else run
-        # Of all candidates: stage B looks at the sample only.
-        found = aligned.retrieval(aligned.aligned())
         adapter = study.stage_b(run, *shared)
         usage = read_manifest(adapter).metrics["usage"]
         asked = study.ask(run, adapter, {"translate": None, EXACT: None})
