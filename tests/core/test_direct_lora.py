@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from llink import LlinkError
 from llink.cli import main
@@ -20,10 +22,12 @@ from llink.home import home
 from llink.models import load_decoder
 from llink.prompt import TASKS, build
 from llink.reading import answer_prompts
-from llink.recipe import validate
+from llink.recipe import Recipe, validate
 from llink.scoring import answer_losses, embedded
 from llink.training import direct_lora
 from llink.training.checkpoints import Checkpoint
+from llink.training.loop import Part
+from llink.training.stage_b import Example, add_lora
 from llink_khmer import SAMPLES
 
 Models = Callable[[str], str]
@@ -122,6 +126,51 @@ def test_the_clock_can_decide(raw: dict[str, Any], pairs_folder: Path, tmp_path:
     about = direct_lora.read_about(folder)
     assert 2 <= about["seconds"] < 20
     assert 0 < about["examples"] < 10**6
+
+
+@pytest.mark.parametrize(("rows_that_fit", "passes"), [(2, [2, 1]), (1, [1, 1, 1]), (0, [1, 1, 1])])
+def test_a_long_batch_goes_through_in_pieces(
+    tiny_recipe: Recipe, decoder_folder: str, monkeypatch: pytest.MonkeyPatch, rows_that_fit: int, passes: list[int]
+) -> None:
+    """Loss and gradient are those of the whole, of a part that is a row short too; all parts have as many pieces."""
+    decoder = load_decoder(decoder_folder, dtype="float32")
+    examples = [Example(p.foreign, "translate", p.english, p.english) for p in PAIRS]
+    torch.manual_seed(0)
+    lora = add_lora(decoder, tiny_recipe.stage_b)
+    lora.eval()
+    stage = direct_lora._DirectLora(decoder, lora, examples, tiny_recipe.stage_b, 0, 5)
+    trained = [p for p in lora.parameters() if p.requires_grad]
+    parts = [Part(0, [4, 0, 3, 1, 2], number, 2, None) for number in (0, 1)]  # type: ignore[arg-type]
+    longest = max(len(stage.prompts[i].ids) + len(stage.targets[i]) for i in range(5))
+    monkeypatch.setattr(direct_lora, "MOST_TOKENS", longest * rows_that_fit)
+    for part in parts:
+        pieces = stage.pieces(part)
+        assert [len(piece.rows) for piece in pieces] == passes
+        loss = stage.loss(part)[0]
+        losses = [stage.loss(piece)[0] for piece in pieces]
+        assert float(sum(losses)) == pytest.approx(float(loss), rel=1e-5)  # type: ignore[arg-type]
+        gradients = torch.autograd.grad(loss, trained)
+        assert any(gradient.abs().max() > 1e-4 for gradient in gradients)
+        of_pieces = [torch.autograd.grad(piece, trained) for piece in losses]
+        torch.testing.assert_close(tuple(map(sum, zip(*of_pieces, strict=True))), gradients, atol=1e-6, rtol=1e-4)
+
+
+def test_in_pieces_it_learns_the_same(
+    raw: dict[str, Any], pairs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = copy.deepcopy(raw)
+    raw["stage_b"] |= {"examples": 48, "lr_lora": 2e-3, "lora": {**raw["stage_b"]["lora"], "dropout": 0.0}}
+    recipe = validate(raw, "direct")
+    one, other = (tmp_path / name for name in ("one", "other"))
+    direct_lora.train(recipe, data=pairs_folder, out=one)
+    monkeypatch.setattr(direct_lora, "MOST_TOKENS", 1)
+    direct_lora.train(recipe, data=pairs_folder, out=other)
+    rows, same = (map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) for out in (one, other))
+    for row, its in zip(rows, same, strict=True):
+        if "loss" in row:
+            assert row == pytest.approx(its, abs=1e-4)
+    weights, alike = (load_file(out / "direct-lora" / WEIGHTS) for out in (one, other))
+    torch.testing.assert_close(weights, alike, atol=1e-4, rtol=1e-3)
 
 
 def test_from_the_command_line(raw: dict[str, Any], pairs_folder: Path, tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ NAME = "direct-lora"
 ABOUT = "metrics.json"
 FINAL_DEV = 200
 """Pairs of each dev set that the loss is measured on at the end, as many as stage B takes."""
+MOST_TOKENS = 2048
+"""Tokens, padding included, that go through the decoder at once: each takes some 2.4 MB until the backward pass is done.
+A batch of raw texts of several passages has up to 15,000, where most have fewer than 2,000."""
 
 
 def train(
@@ -208,6 +211,10 @@ class _DirectLora(Stage):
         nats, _ = answer_losses(self.decoder, prompts, answers)
         tokens = sum(len(self.targets[i]) for i in part.batch)
         return nats.sum() * (part.count * part.weight / tokens), {}
+
+    def pieces(self, part: Part) -> list[Part]:
+        longest = max(len(self.prompts[i].ids) + len(self.targets[i]) for i in part.batch)
+        return part.cut(MOST_TOKENS // longest)
 
     def size(self, part: Part) -> tuple[int, int]:
         return len(part.rows), sum(len(self.prompts[i].ids) + len(self.targets[i]) for i in part.rows)

@@ -19,7 +19,8 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class Part:
         number, count: which part of how many.
         exchange: what the parts tell each other.
         beforehand: whether this pass only finds what other parts need to know; it has no gradient.
+        only: which of the part's rows, where it goes through the model in pieces.
     """
 
     step: int
@@ -73,6 +75,7 @@ class Part:
     count: int
     exchange: _Exchange
     beforehand: bool = False
+    only: slice = field(default_factory=lambda: slice(None))
 
     @property
     def rows(self) -> Any:
@@ -84,12 +87,17 @@ class Part:
 
         In a batch of fewer rows than parts, some go through a row of another with ``weight`` 0: all ranks must do alike.
         """
-        return of_batch[self.number :: self.count] if self.weight else of_batch[:1]
+        return of_batch[self.number :: self.count][self.only] if self.weight else of_batch[:1]
 
     @property
     def weight(self) -> float:
         """0 where the part has no row of its own, else 1."""
-        return float(self.number < len(self.batch))
+        return float(len(range(self.number, len(self.batch), self.count)[self.only]) > 0)
+
+    def cut(self, most: int) -> list[Part]:
+        """This part in pieces of at most so many rows, at least one; as many pieces as every other part of the batch."""
+        width, most = -(-len(self.batch) // self.count), max(1, most)
+        return [replace(self, only=slice(start, start + most)) for start in range(0, width, most)]
 
     def join(self, name: str, own: Tensor) -> Tensor:
         """Vectors ``[b, ...]`` of this part's rows -> those of the whole batch ``[B, ...]``, in its order.
@@ -200,6 +208,11 @@ class Stage(nn.Module, ABC):
     def examples(self, part: Part) -> list[dict[str, str]]:
         """A part's rows as a person would read them: texts and targets."""
 
+    def pieces(self, part: Part) -> list[Part]:
+        """The part as it goes through forward and backward pass: whole, or piece by piece where its activations would not
+        fit into memory. For a loss that is a sum over rows alone; all parts have as many pieces."""
+        return [part]
+
     def size(self, part: Part) -> tuple[int, ...]:
         """How many examples a part has, and where that is of interest how many tokens of the decoder."""
         return (len(part.rows),)
@@ -283,9 +296,11 @@ def fit(
             for part in parts:
                 with accelerator.accumulate(model):
                     torch.manual_seed(part_seed(seed, step, part.number))
-                    loss, terms = model(part)
-                    accelerator.backward(loss)
-                    found.append(torch.stack([value.detach().float() for value in (loss, *terms.values())]))
+                    *pieces, last_piece = stage.pieces(part)
+                    with accelerator.no_sync(model) if pieces and accelerator.sync_gradients else nullcontext():
+                        before = [_through(model, piece, accelerator)[0] for piece in pieces]
+                    numbers, terms = _through(model, last_piece, accelerator)
+                    found.append(sum(before, numbers))
                     if accelerator.sync_gradients:
                         _average_replicated(stage, accelerator)
                         norm = float(whole(accelerator.clip_grad_norm_(trainable, clip)))
@@ -299,8 +314,8 @@ def fit(
             step += 1
             done = seconds is None and step == steps
             if (step - 1) % stage.log_every == 0 or done:
-                numbers = dict(zip(("loss", *terms), values, strict=True)) | stage.numbers()
-                log({**numbers, "stage": stage.name, "step": step - 1})
+                row = dict(zip(("loss", *terms), values, strict=True)) | stage.numbers()
+                log({**row, "stage": stage.name, "step": step - 1})
             if step % every == 0 and not done:
                 if checkpoint:
                     saved.tensors = _kept(stage, clock.spent())
@@ -310,6 +325,13 @@ def fit(
     measured, spent = _measure(model, accelerator, last), clock.spent()
     _release(stage, accelerator)
     return Trained(step, spent, measured)
+
+
+def _through(model: Any, part: Part, accelerator: Accelerator) -> tuple[Tensor, list[str]]:
+    """Forward and backward pass of a part; its loss and terms as one tensor, and what the terms are called."""
+    loss, terms = model(part)
+    accelerator.backward(loss)
+    return torch.stack([value.detach().float() for value in (loss, *terms.values())]), list(terms)
 
 
 def whole_batch(batch: int, accumulation: int, accelerator: Accelerator) -> int:
