@@ -51,7 +51,8 @@ def batches(raw: dict[str, Any], stage_a: tuple[int, int], warm_start: int, stag
 def arguments(raw: dict[str, Any], data: Path, out: Path, *more: str) -> list[str]:
     path = out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(raw))
-    return ["train", "km", "--recipe", str(path), "--data", str(data), "--out", str(out), "--no-install", *more]
+    install = () if "--baseline" in more else ("--no-install",)
+    return ["train", "km", "--recipe", str(path), "--data", str(data), "--out", str(out), *install, *more]
 
 
 def llink(raw: dict[str, Any], data: Path, out: Path, *more: str) -> Path:
@@ -145,15 +146,15 @@ def test_all_processes_stop_where_the_loss_is_no_number(
 
 
 # accelerate has FSDP for accelerators alone: to run it over gloo, two CPU processes pass for GPUs.
-SHARDED = """
-import sys
+AS_GPUS = """
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
-from torch.distributed.tensor import DTensor
 
 PartialState(cpu=True)
 PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-
+"""
+SHARDED = f"""{AS_GPUS}
+from torch.distributed.tensor import DTensor
 from llink.cli import main
 from llink.training.checkpoints import Checkpoint
 
@@ -162,7 +163,7 @@ save = Checkpoint.save
 def counted(self, path, step, **options):
     save(self, path, step, **options)
     for module in self.modules.values():
-        cut = {name for name, p in module.named_parameters() if isinstance(p, DTensor)}
+        cut = {{name for name, p in module.named_parameters() if isinstance(p, DTensor)}}
         print(path.name, len(cut), any("bridge" in name for name in cut), flush=True)
 
 Checkpoint.save = counted
@@ -200,6 +201,30 @@ def test_fsdp2_trains_the_same_with_the_decoder_in_shards(
     assert done.returncode == 0, done.stderr[-3000:]
     for key, weight in load_file(files[1]).items():
         assert torch.equal(weight, before[key])
+
+
+@pytest.mark.parametrize("config", ["cpu", "fsdp2"])
+def test_two_processes_train_the_baseline_in_pieces(
+    raw_recipe: dict[str, Any], pairs_folder: Path, tmp_path: Path, config: str
+) -> None:
+    raw = copy.deepcopy(raw_recipe)
+    raw["stage_b"] |= {"examples": 48, "distilled": 0, "lora": {**raw["stage_b"]["lora"], "dropout": 0.0}}
+    baseline = ("--baseline", "direct-lora")
+    one = llink(batches(raw, (8, 1), 8, (6, 1)), pairs_folder, tmp_path / "one", *baseline)
+    program = tmp_path / "pieces.py"
+    program.write_text(
+        (AS_GPUS if config == "fsdp2" else "")
+        + "from llink.cli import main\nfrom llink.training import direct_lora\n"
+        + "direct_lora.MOST_TOKENS = 1\nmain(prog_name='llink')\n"
+    )
+    two = tmp_path / "two"
+    done = launched(
+        batches(raw, (8, 1), 8, (3, 1)), pairs_folder, two, *baseline, config=config, program=(str(program),)
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    mine, its = (folder / "direct-lora/adapter_model.safetensors" for folder in (one, two))
+    torch.testing.assert_close(load_file(its), load_file(mine), atol=1e-4, rtol=1e-3)
+    assert curves(two)[:-1] == [pytest.approx(row, abs=3e-4) for row in curves(one)[:-1]]
 
 
 def test_accelerate_configs_are_found_by_name() -> None:
