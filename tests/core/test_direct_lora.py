@@ -148,7 +148,7 @@ def test_a_long_batch_goes_through_in_pieces(
         assert [len(piece.rows) for piece in pieces] == passes
         loss = stage.loss(part)[0]
         losses = [stage.loss(piece)[0] for piece in pieces]
-        assert float(sum(losses)) == pytest.approx(float(loss), rel=1e-5)  # type: ignore[arg-type]
+        assert sum(piece.item() for piece in losses) == pytest.approx(loss.item(), rel=1e-5)
         gradients = torch.autograd.grad(loss, trained)
         assert any(gradient.abs().max() > 1e-4 for gradient in gradients)
         of_pieces = [torch.autograd.grad(piece, trained) for piece in losses]
