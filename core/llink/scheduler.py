@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -146,6 +148,7 @@ class Scheduler:
         self.closed = False
         self.batches = self.swaps = 0
         self._last: set[int] = {id(None)}
+        _schedulers.add(self)
 
     def __len__(self) -> int:
         """Rows that wait."""
@@ -263,6 +266,19 @@ class Scheduler:
             elif not row.done and not request.given_up():
                 row.ids, row.done = ids[: row.limit], True
                 request.settle()
+
+
+_schedulers: WeakSet[Scheduler] = WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """A worker that is still within torch when the interpreter goes would abort the process.
+
+    An answer is given out as soon as it is known, so its worker often is.
+    """
+    for scheduler in list(_schedulers):
+        scheduler.close()
 
 
 def closed() -> LlinkError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -238,6 +240,29 @@ def test_close_from_several_threads(decoder: Decoder) -> None:
         for done in closing:
             done.result(20)
     switch.close()
+
+
+LEFT = """
+import sys, threading, torch
+from llink.lora import LoraSwitch
+from llink.models import load_decoder
+from llink.prompt import build
+from llink.reading import filled
+from llink.scheduler import Request, Row, Scheduler
+
+torch.set_num_threads(1)
+decoder = load_decoder(sys.argv[1], dtype="float32")
+begun = threading.Event()
+embeds = filled(decoder, build(decoder, "What is rice?"), None, torch.device("cpu"))
+scheduler = Scheduler(decoder, LoraSwitch(decoder), batch=1)
+scheduler.submit(Request([Row(embeds, None, 400, begun.set)], {"min_new_tokens": 400}))
+assert begun.wait(60)
+"""
+
+
+def test_a_program_may_end_while_the_worker_is_in_the_decoder(decoder_folder: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT, decoder_folder], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # Through the engine
