@@ -44,8 +44,8 @@ ABOUT = "metrics.json"
 FINAL_DEV = 200
 """Pairs of each dev set that the loss is measured on at the end, as many as stage B takes."""
 MOST_TOKENS = 2048
-"""Tokens, padding included, that go through the decoder at once: each takes some 2.4 MB until the backward pass is done.
-A batch of raw texts of several passages has up to 15,000, where most have fewer than 2,000."""
+"""Tokens, padding included, that go through the decoder at once: with the default one each takes some 2.4 MB until the
+backward pass is done. A batch of raw texts of several passages has up to 15,000, where most have fewer than 2,000."""
 
 
 def train(
