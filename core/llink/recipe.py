@@ -266,7 +266,8 @@ class Recipe(_Section):
     encoder: ModelChoice
     decoder: ModelChoice
     init_from: str | None = None
-    """A language (or CODE@NAME) whose adapter for the same pair, or an adapter folder, that training starts from."""
+    """A language (or CODE@NAME) whose adapter for the same pair, or an adapter folder, that training starts from; for a
+    baseline the folder of an earlier one."""
     seed: int = 17
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

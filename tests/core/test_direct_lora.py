@@ -173,6 +173,28 @@ def test_in_pieces_it_learns_the_same(
     torch.testing.assert_close(weights, alike, atol=1e-4, rtol=1e-3)
 
 
+def test_it_goes_on_from_an_earlier_one(
+    trained: Path, raw: dict[str, Any], pairs_folder: Path, models: Models, tmp_path: Path
+) -> None:
+    """At a learning rate of next to nothing it ends where that one stood; what both took is added up."""
+    recipe = copy.deepcopy(raw) | {"init_from": str(trained)}
+    recipe["stage_b"] |= {"examples": 8, "lr_lora": 1e-12}
+    folder = direct_lora.train(validate(recipe, "direct"), data=pairs_folder, out=tmp_path / "more")
+    older, new = load_file(trained / WEIGHTS), load_file(folder / WEIGHTS)
+    assert new.keys() == older.keys()
+    assert all(torch.allclose(new[name], older[name]) for name in older)
+    before, after = direct_lora.read_about(trained), direct_lora.read_about(folder)
+    assert after["examples"] == before["examples"] + 8
+    own = [row for row in map(json.loads, (tmp_path / "more" / "metrics.jsonl").open()) if row.get("examples") == 8][-1]
+    assert after["seconds"] == pytest.approx(before["seconds"] + own["seconds"])
+    other = recipe | {"decoder": {"name": models("qwen2")}}
+    for name, changed, code in (("r", {"lora": {"r": 2}}, "E407"), ("decoder", {}, "E527")):
+        wrong = (other if name == "decoder" else recipe) | {"stage_b": recipe["stage_b"] | changed}
+        with pytest.raises(LlinkError) as caught:
+            direct_lora.train(validate(wrong, "direct"), data=pairs_folder, out=tmp_path / name)
+        assert caught.value.code == code
+
+
 def test_from_the_command_line(raw: dict[str, Any], pairs_folder: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(raw))

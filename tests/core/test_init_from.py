@@ -49,6 +49,33 @@ def test_the_lora_starts_from_the_older_one(
     assert all(torch.equal(new[name], older[name]) for name in older)
 
 
+def test_stage_b_alone_goes_on_from_the_adapter(
+    raw: dict[str, Any], tiny_adapter: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    """Neither aligned anew nor warmed up again; and what it learns is on top of what was there."""
+    raw["stage_b"] |= {"examples": 8, "lr_lora": 1e-12, "lr_injector": 1e-12, "lr_scale": 1e-12, "distilled": 0}
+    out = tmp_path / "run"
+    adapter = train(validate(raw, "test"), stage="b", data=pairs_folder, out=out)
+    for name in ("bridge.safetensors", "adapter_model.safetensors"):
+        new, older = load_file(adapter / name), load_file(tiny_adapter / name)
+        assert new.keys() == older.keys()
+        assert all(torch.allclose(new[key], older[key]) for key in older)
+    stages = {json.loads(line)["stage"] for line in (out / "metrics.jsonl").open(encoding="utf-8")}
+    assert "stage_b" in stages
+    assert not stages & {"stage_a", "warm_start"}
+    raw["stage_b"] |= {"lr_lora": 1e-2, "lr_injector": 1e-2}
+    trained = train(validate(raw, "test"), stage="b", data=pairs_folder, out=tmp_path / "learns")
+    assert (trained / "bridge.safetensors").read_bytes() != (adapter / "bridge.safetensors").read_bytes()
+
+
+def test_stage_b_alone_asks_for_the_alignment_of_its_own_language(
+    raw: dict[str, Any], pairs_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(LlinkError, match="stage A") as caught:
+        train(validate(raw | {"language": "am"}, "test"), stage="b", data=pairs_folder, out=tmp_path / "run")
+    assert caught.value.code == "E405"
+
+
 def test_the_manifest_names_the_older_adapter_and_its_data(
     raw: dict[str, Any], tiny_adapter: Path, pairs_folder: Path, tmp_path: Path
 ) -> None:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     type=click.Choice(["a", "b", "c", "all"]),
     default="all",
     show_default=True,
-    help="a aligns the encoder with the decoder, b teaches the decoder to read the slots, c goes on with all of it "
-    "together, where the recipe has stage_c.examples.",
+    help="a aligns the encoder with the decoder, b teaches the decoder to read the slots (alone in a new folder it goes on "
+    "from the language's adapter that init_from names), c goes on with all of it together, where the recipe has "
+    "stage_c.examples.",
 )
 @recipe_option
 @overrides_option

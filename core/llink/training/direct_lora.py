@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from peft import PeftModel
+from peft import PeftModel, set_peft_model_state_dict
 from torch import Tensor
 
 from llink import plugins
+from llink.adapter import lora_weights
 from llink.data.instruct import read_instructions
 from llink.data.pairs import Pair, dev_pairs, english_text, training_pairs
 from llink.errors import LlinkError
@@ -59,6 +60,9 @@ def train(
 ) -> Path:
     """Train the baseline of a recipe; returns the folder of its LoRA.
 
+    Where ``init_from`` is the folder of an earlier baseline, its LoRA is gone on with, and what is known of the new one
+    counts the examples and seconds of both. An adapter that ``init_from`` names is left alone: its LoRA reads slots.
+
     Args:
         data: folder that the recipe's data paths are relative to.
         out: run folder: ``recipe.yaml``, ``metrics.jsonl``, ``train.png``, ``time_and_memory.json``, ``direct-lora/``
@@ -68,7 +72,8 @@ def train(
         track: trackers that get the log too, see ``llink.training.trackers``.
 
     Raises:
-        LlinkError: E404 when ``out`` holds another run, E402 when the loss is not finite, E420 for a tracker.
+        LlinkError: E404 when ``out`` holds another run, E402 when the loss is not finite, E407 for an earlier baseline
+            of another size, E420 for a tracker, E527 for one of another decoder.
     """
     language = plugins.language(recipe.language)
     accelerator = accelerator_for(recipe.device, **trackers.options(track, out))
@@ -96,6 +101,7 @@ def train(
         examples = [example for example in examples if example.text != example.english]
         torch.manual_seed(recipe.seed)
         lora = add_lora(decoder, recipe.stage_b)
+        earlier = _earlier(recipe, decoder, lora)
         with run.timed(NAME):
             trained, losses = train_direct_lora(
                 decoder,
@@ -112,6 +118,8 @@ def train(
                 log=run.log,
                 seen=run.seen,
             )
+        if earlier:
+            trained = {key: earlier[key] + value for key, value in trained.items()}
         about = {
             "baseline": NAME,
             "language": language.code,
@@ -125,6 +133,16 @@ def train(
             _save(folder, lora, about)
         accelerator.wait_for_everyone()
     return folder
+
+
+def _earlier(recipe: Recipe, decoder: Decoder, lora: PeftModel) -> dict[str, Any]:
+    """What is known of the baseline that ``init_from`` names, whose LoRA the decoder then has; empty where it names none."""
+    folder = Path(recipe.init_from or "").expanduser()
+    if not recipe.init_from or not (folder / ABOUT).is_file():
+        return {}
+    about = read_about(folder, decoder)
+    set_peft_model_state_dict(lora, lora_weights(folder, decoder, lora.peft_config["default"]))
+    return about
 
 
 def train_direct_lora(
@@ -265,12 +283,7 @@ def vectors(decoder: Decoder, texts: Sequence[str], batch: int = 16) -> Tensor:
 def carrying(decoder: Decoder, folder: Path) -> Iterator[None]:
     """Within the block this thread's passes through the decoder carry the baseline's LoRA; E527 where
     the folder holds none, or one for another decoder."""
-    about = read_about(folder)
-    if about.get("decoder_fingerprint") != decoder.fingerprint:
-        raise LlinkError(
-            "E527", f"The baseline in {folder} was trained on '{about.get('decoder')}', not on '{decoder.name}'.",
-            f"Train one for it: llink train {about.get('language', 'CODE')} --baseline {NAME}",
-        )  # fmt: skip
+    read_about(folder, decoder)
     switch = LoraSwitch(decoder)
     try:
         with switch.using(Lora.load(folder, decoder)):
@@ -279,15 +292,24 @@ def carrying(decoder: Decoder, folder: Path) -> Iterator[None]:
         switch.close()
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """What is known of a trained baseline: examples, seconds, losses by dev set; E527 where the folder holds none."""
+def read_about(folder: Path, decoder: Decoder | None = None) -> dict[str, Any]:
+    """What is known of a trained baseline: examples, seconds, losses by dev set; E527 where the folder holds none, or one
+    for another decoder than the one given."""
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        if about["baseline"] == NAME:
-            return dict(about)
+        about = dict(json.loads((folder / ABOUT).read_text(encoding="utf-8")))
+        found = about["baseline"] == NAME
     except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise LlinkError("E527", f"{folder} holds no {NAME} baseline.", f"Train one: llink train CODE --baseline {NAME}")
+        found = False
+    if not found:
+        raise LlinkError(
+            "E527", f"{folder} holds no {NAME} baseline.", f"Train one: llink train CODE --baseline {NAME}"
+        )
+    if decoder and about.get("decoder_fingerprint") != decoder.fingerprint:
+        raise LlinkError(
+            "E527", f"The baseline in {folder} was trained on '{about.get('decoder')}', not on '{decoder.name}'.",
+            f"Train one for it: llink train {about.get('language', 'CODE')} --baseline {NAME}",
+        )  # fmt: skip
+    return about
 
 
 def _prompts(decoder: Decoder, examples: Sequence[Example]) -> list[Tensor]:

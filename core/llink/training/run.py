@@ -49,7 +49,8 @@ def train(
     """Run one stage, or all that the recipe has; returns the adapter folder (stage A alone: the run folder).
 
     Args:
-        stage: ``a``, ``b``, ``c`` (each takes up the result of the one before in ``out``) or ``all``.
+        stage: ``a``, ``b``, ``c`` (each takes up the result of the one before in ``out``) or ``all``. ``b`` alone in a
+            new folder goes on from an adapter of the same language, where ``init_from`` names one.
         data: folder that the recipe's data paths are relative to.
         out: run folder: ``recipe.yaml``, ``metrics.jsonl``, ``train.png``, ``time_and_memory.json``,
             ``stage_a.safetensors``, ``warm_start.safetensors``, ``adapter/``, after stage C ``adapter_c/`` and, while
@@ -375,8 +376,17 @@ class Run:
         bridge.projector.load_state_dict(load_file(done))
         return bridge.eval()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether stage B goes on from this language's own adapter: its bridge needs neither stage A nor a warm start."""
+        own = self.parent is not None and self.parent[1].language == self.language.code
+        return own and not (self.out / "stage_a.safetensors").exists()
+
     def warm_start(self) -> Bridge:
         """The bridge that stage B begins with: stage A's projector and an injector that is warm by now; it is kept."""
+        if self.goes_on:
+            self.encode()
+            return self.bridge().eval()
         bridge = self.aligned()
         self.encode()
         done = self.out / "warm_start.safetensors"
