@@ -14,7 +14,7 @@ from llink import LlinkError
 from llink.adapter import install_adapter, load_bridge, read_manifest
 from llink.plugins import language
 from llink.recipe import Recipe, validate
-from llink.training.run import Run, train
+from llink.training.run import Run, train, with_older
 
 
 @pytest.fixture
@@ -79,11 +79,23 @@ def test_stage_b_alone_asks_for_the_alignment_of_its_own_language(
 def test_the_manifest_names_the_older_adapter_and_its_data(
     raw: dict[str, Any], tiny_adapter: Path, pairs_folder: Path, tmp_path: Path
 ) -> None:
+    raw["language"] = "am"
     adapter = train(validate(raw, "test"), stage="all", data=pairs_folder, out=tmp_path / "run")
     manifest, older = read_manifest(adapter), read_manifest(tiny_adapter)
     assert manifest.init_from == {"language": "km", "files": older.files}
     assert manifest.data["samples (km, through init_from)"] == older.data["samples"]
     assert "samples (km, through init_from)" in (adapter / "README.md").read_text("utf-8")
+
+
+def test_sources_of_both_adapters_are_named_once(tiny_adapter: Path) -> None:
+    row, more, fewer = ({"pairs": n, "licence": "MIT"} for n in (5, 9, 2))
+    older = read_manifest(tiny_adapter).model_copy(update={"data": {"a": row, "b (my, through init_from)": row}})
+    once = with_older({"a": fewer, "c": row}, older, "km")
+    assert once == {"a": row, "c": row, "b (my, through init_from)": row}
+    assert with_older({"a": more}, older, "km")["a"] == more
+    assert with_older({"a": more}, older, "am") == {
+        "a": more, "a (km, through init_from)": row, "b (my, through init_from)": row,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ from llink.training.teacher import TeacherEncoder
 from llink.training.warm_start import train_warm_start
 
 CANDIDATES = 1024
+THROUGH = ", through init_from)"
 
 
 def train(
@@ -447,7 +448,7 @@ class Run:
         if self.parent:
             # What the older adapter was made of is in these weights too.
             older = self.parent[1]
-            data |= {f"{source} ({older.language}, through init_from)": row for source, row in older.data.items()}
+            data = with_older(data, older, self.language.code)
             init_from = {"language": older.language, "files": older.files}
         return {
             "language": self.language.code,
@@ -546,6 +547,26 @@ def instruction_sources(rows: Sequence[Instruction]) -> dict[str, dict[str, Any]
     counts = Counter((f"instructions by {row.model}", row.model_licence) for row in rows)
     counts.update((f"{row.source} (instructions)", row.licence) for row in rows)
     return {name: {"examples": count, "licence": licence} for (name, licence), count in counts.most_common()}
+
+
+def with_older(data: dict[str, dict[str, Any]], older: Manifest, language: str) -> dict[str, dict[str, Any]]:
+    """The sources of an adapter and of the one that it started from, as the manifest's ``data`` has them.
+
+    Of a source that both have in the same language the larger number stands: the fewer are among the more. What came
+    from another language's adapter is marked so.
+    """
+    whole = dict(data)
+    for source, row in older.data.items():
+        if older.language == language or source.endswith(THROUGH):
+            if _count(row) >= _count(whole.get(source, {})):
+                whole[source] = row
+        else:
+            whole[f"{source} ({older.language}{THROUGH}"] = row
+    return whole
+
+
+def _count(row: dict[str, Any]) -> int:
+    return max((value for value in row.values() if isinstance(value, int)), default=0)
 
 
 def _parent(recipe: Recipe, encoder: Encoder, decoder: Decoder) -> tuple[Path, Manifest]:
