@@ -195,6 +195,16 @@ def test_it_goes_on_from_an_earlier_one(
         assert caught.value.code == code
 
 
+def test_what_it_cannot_go_on_from_is_told_before_it_trains(
+    trained: Path, raw: dict[str, Any], pairs_folder: Path, tmp_path: Path
+) -> None:
+    for name, code in ((str(trained.parent), "E527"), (str(trained) + "-gone", "E201"), ("kn", "E201")):
+        with pytest.raises(LlinkError) as caught:
+            direct_lora.train(validate(raw | {"init_from": name}, "direct"), data=pairs_folder, out=tmp_path / "run")
+        assert caught.value.code == code
+        assert not (tmp_path / "run").exists()
+
+
 def test_from_the_command_line(raw: dict[str, Any], pairs_folder: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(raw))

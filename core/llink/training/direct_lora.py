@@ -21,7 +21,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from torch import Tensor
 
 from llink import plugins
-from llink.adapter import lora_weights
+from llink.adapter import MANIFEST, lora_weights
 from llink.data.instruct import read_instructions
 from llink.data.pairs import Pair, dev_pairs, english_text, training_pairs
 from llink.errors import LlinkError
@@ -73,9 +73,11 @@ def train(
 
     Raises:
         LlinkError: E404 when ``out`` holds another run, E402 when the loss is not finite, E407 for an earlier baseline
-            of another size, E420 for a tracker, E527 for one of another decoder.
+            of another size, E420 for a tracker, E527 for one of another decoder or a folder that holds none, E201 when
+            ``init_from`` is neither a folder nor a language.
     """
     language = plugins.language(recipe.language)
+    earlier = _earlier(recipe)
     accelerator = accelerator_for(recipe.device, **trackers.options(track, out))
     claim(recipe, out, resume, accelerator)
     folder = out / NAME
@@ -101,7 +103,10 @@ def train(
         examples = [example for example in examples if example.text != example.english]
         torch.manual_seed(recipe.seed)
         lora = add_lora(decoder, recipe.stage_b)
-        earlier = _earlier(recipe, decoder, lora)
+        before: dict[str, Any] = {}
+        if earlier:
+            before = read_about(earlier, decoder)
+            set_peft_model_state_dict(lora, lora_weights(earlier, decoder, lora.peft_config["default"]))
         with run.timed(NAME):
             trained, losses = train_direct_lora(
                 decoder,
@@ -118,8 +123,7 @@ def train(
                 log=run.log,
                 seen=run.seen,
             )
-        if earlier:
-            trained = {key: earlier[key] + value for key, value in trained.items()}
+        trained = {key: before.get(key, 0) + value for key, value in trained.items()}
         about = {
             "baseline": NAME,
             "language": language.code,
@@ -135,14 +139,22 @@ def train(
     return folder
 
 
-def _earlier(recipe: Recipe, decoder: Decoder, lora: PeftModel) -> dict[str, Any]:
-    """What is known of the baseline that ``init_from`` names, whose LoRA the decoder then has; empty where it names none."""
-    folder = Path(recipe.init_from or "").expanduser()
-    if not recipe.init_from or not (folder / ABOUT).is_file():
-        return {}
-    about = read_about(folder, decoder)
-    set_peft_model_state_dict(lora, lora_weights(folder, decoder, lora.peft_config["default"]))
-    return about
+def _earlier(recipe: Recipe) -> Path | None:
+    """The folder of the baseline that ``init_from`` names; None where it names an adapter, or nothing.
+
+    Raises:
+        LlinkError: E527 for a folder of neither, E201 for what is neither a folder nor a language.
+    """
+    if not recipe.init_from:
+        return None
+    folder = Path(recipe.init_from).expanduser()
+    if not folder.is_dir():
+        plugins.select(recipe.init_from)
+        return None
+    if (folder / MANIFEST).is_file():
+        return None
+    read_about(folder)
+    return folder
 
 
 def train_direct_lora(
