@@ -22,6 +22,7 @@ from torch import Tensor
 
 from llink import plugins
 from llink.adapter import MANIFEST, adapter_roots, check, find_adapter, load_bridge, read_manifest
+from llink.constrained import RETELLING, Known, known
 from llink.errors import LlinkError, unknown_name
 from llink.interfaces import Decoder, Encoder
 from llink.lora import Lora, LoraSwitch
@@ -296,7 +297,8 @@ class Engine:
             languages: the same, or one for each text.
             task: ``translate``, ``summarize``, ``title``, ``keypoints`` or ``qa``.
             instruction: a free instruction in English instead of a task.
-            verbatim: whether adapters that have the verbatim channel use it.
+            verbatim: whether adapters that have the verbatim channel use it, and the digits of a translation, summary or
+                title are those of the text's own values (``llink.constrained``).
             timeout: seconds until E514. cancel: set it from another thread for the same.
             options: those of transformers' ``generate`` that ``OPTIONS`` names.
 
@@ -618,14 +620,19 @@ class Engine:
             groups = [[]] if resident is None else [[piece] for piece in own] if split else [own]
             rows.append([])
             for group in groups:
+                digits: Known | None = None
                 with self._wording:
                     if resident is None:
                         prompt = build(self.decoder, text)
                     else:
                         kept = self._kept(group, resident) if verbatim else []
+                        if kept and instruction is None and task in RETELLING:
+                            digits = known([value for p in group for value in resident.language.verbatim(p)])
                         sizes = [len(slots[resident, piece]) for piece in group]
                         prompt = build(self.decoder, wanted, slots=sizes, kept=kept)
-                rows[-1].append(self._row(prompt, [slots[resident, p] for p in group if resident], resident, limit))
+                row = self._row(prompt, [slots[resident, p] for p in group if resident], resident, limit)
+                row.digits = digits
+                rows[-1].append(row)
         return rows
 
     def _kept(self, pieces: Sequence[str], resident: Resident) -> list[list[int]]:

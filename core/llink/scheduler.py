@@ -17,6 +17,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from llink.constrained import Known, KnownDigits
 from llink.errors import LlinkError
 from llink.interfaces import Decoder
 from llink.lora import Lora, LoraSwitch
@@ -39,6 +40,7 @@ class Row:
         lora: what the decoder reads it with; None for the bare decoder.
         limit: tokens the answer may have.
         on_tokens: called in the worker whenever ``ids`` has grown.
+        digits: what digits may spell in the answer; None for anything.
         ids: the answer so far, and when ``done`` all of it.
     """
 
@@ -46,6 +48,7 @@ class Row:
     lora: Lora | None
     limit: int
     on_tokens: Callable[[], None] | None = None
+    digits: Known | None = None
     ids: list[int] = field(default_factory=list)
     done: bool = False
 
@@ -256,9 +259,11 @@ class Scheduler:
         self._last = now
         embeds, mask = pad_left([row.embeds for _, row in batch])
         limit = max(row.limit for _, row in batch)
+        digits = [row.digits for _, row in batch]
+        rules = [KnownDigits(self._decoder, digits)] if any(own is not None for own in digits) else []
         with self._switch.using([row.lora for _, row in batch]):
             out = generate_ids(
-                self._decoder, embeds, mask, limit, stopping_criteria=[watch], **batch[0][0].options
+                self._decoder, embeds, mask, limit, stopping_criteria=[watch], logits_processor=rules, **batch[0][0].options
             )  # fmt: skip
         for (request, row), ids in zip(batch, out, strict=True):
             if self.closed and not row.done:

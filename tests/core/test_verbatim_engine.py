@@ -79,12 +79,12 @@ def test_adapter_that_denies_its_channel_is_refused(adapter: Path, engine: Engin
 
 def test_the_values_stand_behind_the_slots(engine: Engine) -> None:
     for text, values in ((TEXT, VALUES), (PLAIN, [])):
-        plain = build(engine.decoder, TASKS["title"], slots=4)
+        plain = build(engine.decoder, TASKS["qa"], slots=4)
         whole = beside(plain, line(engine, values))
-        assert engine.prompt(TASKS["title"], "km", text) == whole
-        assert engine.prompt(TASKS["title"], "km") == plain
-        assert engine.generate(text, "km", task="title", **SHORT) == by_hand(engine, whole, text)
-        assert engine.generate(text, "km", task="title", verbatim=False, **SHORT) == by_hand(engine, plain, text)
+        assert engine.prompt(TASKS["qa"], "km", text) == whole
+        assert engine.prompt(TASKS["qa"], "km") == plain
+        assert engine.generate(text, "km", task="qa", **SHORT) == by_hand(engine, whole, text)
+        assert engine.generate(text, "km", task="qa", verbatim=False, **SHORT) == by_hand(engine, plain, text)
     assert engine.generate(TEXT, "km", **SHORT) != engine.generate(TEXT, "km", verbatim=False, **SHORT)
 
 
@@ -93,8 +93,8 @@ def test_each_passage_has_its_own_line(engine: Engine) -> None:
     pieces = engine._segments(long, engine.resident("km"))
     assert len(pieces) > 1
     kept = [line(engine, VALUES if "MW" in piece else []) for piece in pieces]
-    prompt = build(engine.decoder, TASKS["title"], slots=4, passages=len(pieces), kept=kept)
-    assert engine.generate(long, "km", task="title", **SHORT) == by_hand(engine, prompt, *pieces)
+    prompt = build(engine.decoder, TASKS["qa"], slots=4, passages=len(pieces), kept=kept)
+    assert engine.generate(long, "km", task="qa", **SHORT) == by_hand(engine, prompt, *pieces)
 
 
 def test_with_and_without_channel_in_one_batch(engine: Engine) -> None:
@@ -102,6 +102,24 @@ def test_with_and_without_channel_in_one_batch(engine: Engine) -> None:
     alone = [engine.generate(text, code, **SHORT) for text, code in zip(texts, codes, strict=True)]
     assert engine.generate(texts, languages=codes, **SHORT) == alone
     assert engine.generate(texts[1], "my", verbatim=False, **SHORT) == alone[1]
+
+
+def test_digits_of_what_retells_a_text_are_those_of_its_values(engine: Engine) -> None:
+    pushed = {(i,): 50.0 for digit in "0123456789" for i in engine.decoder.tokenize(digit)}
+    options: dict[str, Any] = {**SHORT, "sequence_bias": pushed}
+
+    def digits(text: str = TEXT, **how: Any) -> set[str]:
+        return set(engine.generate(text, "km", **how, **options)) & set("0123456789")
+
+    for task in ("translate", "summarize", "title"):
+        assert digits(task=task) == {"3", "0"}, task
+        assert digits(PLAIN, task=task) == set(), task
+        assert digits(PLAIN, task=task, verbatim=False), task
+    assert digits(PLAIN, task="keypoints")
+    assert digits(PLAIN, instruction=TASKS["translate"])
+    assert "".join(engine.stream(TEXT, "km", **options)) == engine.generate(TEXT, "km", **options)
+    with_my = engine.generate([TEXT, PLAIN, "မင်္ဂလာပါ"], languages=["km", "km", "my"], **options)
+    assert with_my == [engine.generate(t, c, **options) for t, c in ((TEXT, "km"), (PLAIN, "km"), ("မင်္ဂလာပါ", "my"))]
 
 
 def test_stream_and_chat(engine: Engine) -> None:
