@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 FEW = {
     "swap": ["--repeats", "2"],
     "mixed": ["--repeats", "1", "--rows", "3", "--tokens", "2"],
+    "constrained": ["--repeats", "1", "--rows", "3", "--tokens", "2"],
     "prefill": ["--repeats", "1", "--sentences", "1", "2"],
     "shelf": ["--repeats", "5", "--adapters", "1", "3"],
     "encode": ["--repeats", "1", "--texts", "24", "--batches", "4", "8"],

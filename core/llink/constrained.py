@@ -85,10 +85,14 @@ class KnownDigits(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Ids of the answers so far ``[B·beams, T]`` and scores ``[B·beams, V]`` -> scores."""
         beams, scores = len(input_ids) // len(self._rows), scores.clone()
+        rows: list[int] = []
+        columns: list[int] = []
         for number, ids in enumerate(input_ids[:, -_TAIL:].tolist()):
             values = self._rows[number // beams]
             if values is not None:
-                scores[number, self.unknown(ids, values)] = -torch.inf
+                columns += self.unknown(ids, values)
+                rows += [number] * (len(columns) - len(rows))
+        scores[rows, columns] = -torch.inf
         return scores
 
     def unknown(self, ids: Sequence[int], values: Known) -> list[int]:
