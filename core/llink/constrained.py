@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from weakref import WeakKeyDictionary
 
 import torch
@@ -43,14 +42,13 @@ def known(values: Sequence[str]) -> Known:
     return tuple(dict.fromkeys(form for value in values if _DIGIT.search(value) for form in _forms(value)))
 
 
-@cache
 def _forms(value: str) -> Known:
-    of, forms = kind(value), [value]
+    of, forms = kind(value), value.split()  # an answer is looked at from its last white space on
     if of in _PARTED:
         forms += [value[m.start() :] for m in re.finditer(r"(?<![A-Za-z0-9])[A-Za-z0-9]", value)]
     elif of == "date":
         parts = [int(part) for part in re.findall("[0-9]+", value)]
-        if ":" in value and parts[0] > 12:
+        if re.match("[0-9]+:", value) and parts[0] > 12:
             forms.append(value.replace(str(parts[0]), str(parts[0] - 12), 1))
             parts.append(parts[0] - 12)
         forms += [f"{part:0{width}}" for part in parts for width in (1, 2)]

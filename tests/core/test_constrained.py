@@ -44,6 +44,7 @@ def spells(answer: str, values: Sequence[str]) -> bool:
         (["2020-05-07"], "7 May 2020"),
         (["https://example.org/v2/a1"], "see example.org/v2/a1 or https://example.org/v2"),
         (["%1"], "Delete “%1”?"),
+        (["Office 365"], "Install Office 365."),
         ([], "No number at all."),
     ],
 )
@@ -63,6 +64,7 @@ def test_usual_ways_of_writing_a_value(values: list[str], answer: str) -> None:
         (["12.5"], "2.5"),
         (["01/12/1990"], "on 01/00"),
         (["09:45"], "21:45"),
+        (["2020-05-17T10:30"], "2008"),
         (["Phnom Penh"], "7 people"),
         ([], "COVID-19"),
     ],
