@@ -51,7 +51,7 @@ class Data(_Section):
     max_chars: int = Field(256, ge=1)
     """Foreign characters a pair may have at most (paper: 256)."""
     max_pairs: int | None = Field(None, ge=2)
-    sample: dict[str, float] = {}
+    sample: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     """Share of a source's pairs that is used, by name; 1 where it is not named."""
     repeat: dict[str, Annotated[int, Field(ge=1)]] = {}
     """How often a source's pairs are seen in an epoch, by name; once where it is not named."""
@@ -127,6 +127,8 @@ class StageA(_Weighted):
     losses: dict[str, Weight] = {"info_nce": 1.0, "direction": 0.05, "log_norm": 0.02}
     english_side: bool = True
     """Whether the English side of each pair is one more input with the same teacher."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Decay of a running mean of the projector's weights that is kept in place of the last ones; 0 keeps the last."""
 
 
 class Slots(_Section):
@@ -226,7 +228,8 @@ class Injection(_Weighted):
 class StageB(Injection):
     """Injection: LoRA and injector learn, and the projector where ``lr_projector`` is above 0."""
 
-    examples: int = Field(120_000, ge=1)
+    examples: int = Field(120_000, ge=0)
+    """0 leaves injector and LoRA as they are: with ``init_from``, stage A alone makes an adapter."""
     lora: Lora = Lora()
 
 

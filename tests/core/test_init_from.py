@@ -68,6 +68,25 @@ def test_stage_b_alone_goes_on_from_the_adapter(
     assert (trained / "bridge.safetensors").read_bytes() != (adapter / "bridge.safetensors").read_bytes()
 
 
+def test_stage_a_alone_makes_an_adapter_with_no_examples_in_stage_b(
+    raw: dict[str, Any], tiny_adapter: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    """A projector that has learnt on, and injector and LoRA as they were."""
+    raw["stage_b"] |= {"examples": 0}
+    raw["warm_start"] = {"epochs": 0}
+    out = tmp_path / "run"
+    adapter = train(validate(raw, "test"), stage="all", data=pairs_folder, out=out)
+    assert (adapter / "adapter_model.safetensors").read_bytes() == (
+        tiny_adapter / "adapter_model.safetensors"
+    ).read_bytes()
+    new, older = load_file(adapter / "bridge.safetensors"), load_file(tiny_adapter / "bridge.safetensors")
+    learnt = {name for name in older if not torch.equal(new[name], older[name])}
+    assert {"projector.up.weight", "projector.down.weight"} <= learnt
+    assert all(name.startswith("projector.") for name in learnt)
+    metrics = read_manifest(adapter).metrics
+    assert metrics["retrieval"].keys() == metrics["usage"].keys() == {"dev"}
+
+
 def test_stage_b_alone_asks_for_the_alignment_of_its_own_language(
     raw: dict[str, Any], pairs_folder: Path, tmp_path: Path
 ) -> None:

@@ -147,6 +147,8 @@ def test_unknown_key(raw: dict[str, Any], key: str, meant: str) -> None:
         ("teacher.position=first", "teacher.position"),
         ("dtype=float8", "dtype"),
         ("data.train=nothing", "data.train"),
+        ("data.sample={tico19: 2}", "data.sample.tico19"),
+        ("data.sample={tico19: -0.1}", "data.sample.tico19"),
         ("version=2", "version"),
         ("stage_b=4", "stage_b"),
         ("stage_b.losses=4", "stage_b.losses"),

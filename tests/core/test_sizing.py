@@ -204,9 +204,11 @@ def test_every_shipped_recipe_has_an_estimate() -> None:
     assert all(d.source and d.memory > 1e9 and d.peak("bfloat16") > 1e11 for d in devices().values())
     for name, path in all_recipes().items():
         if name.startswith("km/"):
-            found = size(load_recipe(path), device("t4"))
+            recipe = load_recipe(path)
+            found = size(recipe, device("t4"))
             assert found.dtype == "float32"
-            assert {p.name for p in found.parts} >= {"encoding", "stage A", "stage B"}
+            assert {p.name for p in found.parts} >= {"encoding", "stage A"}
+            assert ("stage B" in {p.name for p in found.parts}) == (recipe.stage_b.examples > 0)
             assert all(p.seconds > 0 and p.steps > 0 for p in found.parts)
 
 

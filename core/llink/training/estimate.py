@@ -25,7 +25,7 @@ from llink.progress import track
 from llink.recipe import Injection, Recipe
 from llink.training.features import BATCH_TOKENS, FeatureCache, token_batches
 from llink.training.machine import peak_memory
-from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b, with_values
+from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b, whole_steps, with_values
 from llink.training.warm_start import train_warm_start
 
 ASSUMED_PAIRS = 20_000
@@ -158,7 +158,7 @@ class Trial:
 
     def _injection(self, config: Injection) -> float:
         """Seconds of a stage with the decoder in the loop, once ``stage_b`` has measured."""
-        steps = max(1, config.examples // config.batch)
+        steps = whole_steps(config, config.batch)
         sets, every = len(self.recipe.data.dev), self.recipe.checkpoint_every
         dev = sets * (FINAL_DEV + self.recipe.dev_examples * (1 + steps // every))
         return steps * config.batch / self.recipe.stage_b.batch * self.a_step + dev * self.a_dev_pair

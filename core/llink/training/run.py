@@ -326,7 +326,7 @@ class Run:
         """
         config: Injection = self.recipe.stage_c if stage == "c" else self.recipe.stage_b
         with self.folder.timed("distil"):
-            examples = self.examples(config)
+            examples = self.examples(config) if config.examples else []
         torch.manual_seed(self.recipe.seed)
         lora = add_lora(self.decoder, self.recipe.stage_b)
         if start:

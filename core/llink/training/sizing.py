@@ -33,7 +33,7 @@ from llink.interfaces import ATTENTION_AND_MLP
 from llink.recipe import Injection, ModelChoice, Recipe
 from llink.training.estimate import FINAL_DEV, TRAINED_BYTES
 from llink.training.features import BATCH_TOKENS
-from llink.training.stage_b import add_lora
+from llink.training.stage_b import add_lora, whole_steps
 
 MFU = 0.35
 """Share of the peak that large matrix products reach in ordinary training code; an assumption."""
@@ -429,7 +429,9 @@ class Plan:
                 part("self-distillation", steps, flops, self.bare.leaves, steps * self.bare.parameters * self.width)
             )
         for name, config in self.injections.items():
-            steps = max(1, config.examples // config.batch)
+            steps = whole_steps(config, config.batch)
+            if not steps:
+                continue
             dev = len(recipe.data.dev) * (FINAL_DEV + recipe.dev_examples * (1 + steps // recipe.checkpoint_every))
             target = min(self.lengths.english, config.max_target_tokens)
             flops = steps * self.injection_step(config) + 3 * dev * self._decoder(1, target, gradient=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def train_stage_a(
 
     Args:
         seed: fixes batch order and dropout.
-        dev: called every ``checkpoint_every`` steps and at the end, the projector in evaluation mode.
+        dev: called every ``checkpoint_every`` steps and at the end, the projector in evaluation mode and with the
+            averaged weights where the recipe asks for them.
         checkpoint: file; training goes on from it where there is one.
         log: gets ``{"step", "loss", "temperature"}`` and every loss by name every 100 steps, and what ``dev`` measures.
         seen: gets how many examples each step took on this rank.
@@ -64,8 +66,14 @@ def train_stage_a(
     floor = config.min_lr / config.lr
     size = whole_batch(config.batch, config.accumulation, accelerator)
     steps = max(1, round(config.epochs * math.ceil(len(data.inputs) / size)))
+    stage = _Alignment(projector, data, config, steps, seed, accelerator.device)
+
+    def of_average() -> dict[str, float]:
+        with stage.averaged():
+            return dev()
+
     fit(
-        _Alignment(projector, data, config, steps, seed, accelerator.device),
+        stage,
         accelerator=accelerator,
         seed=seed,
         size=size,
@@ -76,16 +84,21 @@ def train_stage_a(
         clip=config.clip,
         every=checkpoint_every,
         checkpoint=checkpoint,
-        dev=dev,
+        dev=of_average,
         log=log,
         seen=seen,
     )
+    stage.keep_average()
     return projector
 
 
 class _Alignment(Stage):
     """Student vectors of the projector against the teacher's. The queue holds earlier teachers ``[Q, D]``, unit length,
     and their groups: a text comes back while its own teacher is in there still, with its other side or the next epoch.
+    With ``config.average``, the state has the running mean of every weight too, as ``average.<name>``.
+
+    References:
+        Averaged weights: Polyak and Juditsky, 1992 (doi 10.1137/0330046).
     """
 
     name, label, cure, log_every = "a", "Stage A", "Lower stage_a.lr.", 100
@@ -101,8 +114,11 @@ class _Alignment(Stage):
             "queue": torch.zeros(0, data.teachers.shape[1]),
             "queue_groups": torch.zeros(0, dtype=torch.long),
         }
+        if config.average:
+            self.state |= {f"average.{name}": p.detach().clone() for name, p in projector.named_parameters()}
         self.temperature = config.temperature[0]
         self._new: dict[str, Tensor] = {}
+        self._step = 0
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.projector.parameters()), "lr": self.config.lr}]
@@ -118,19 +134,44 @@ class _Alignment(Stage):
         groups = self.data.groups[part.batch].to(self.device)
         first, last = self.config.temperature
         self.temperature = first + (last - first) * part.step / max(self.steps - 1, 1)
-        self._new = {"queue": F.normalize(teacher, dim=-1), "queue_groups": groups}
+        self._new, self._step = {"queue": F.normalize(teacher, dim=-1), "queue_groups": groups}, part.step
         loss, terms = self.objective(
             student=student, teacher=teacher, groups=groups, temperature=self.temperature,
-            hardest=self.config.hardest, **self.state,
+            hardest=self.config.hardest, queue=self.state["queue"], queue_groups=self.state["queue_groups"],
         )  # fmt: skip
         return loss, terms
 
     def stepped(self) -> None:
         if self.config.queue:
             # Shifting whole blocks keeps the queue a plain tensor.
-            self.state = {
-                name: torch.cat([kept, self._new[name]])[-self.config.queue :] for name, kept in self.state.items()
+            self.state |= {
+                name: torch.cat([self.state[name], new])[-self.config.queue :] for name, new in self._new.items()
             }
+        if self.config.average:
+            # A short memory at first, or the weights that training began with would stay in a short run's mean.
+            decay = min(self.config.average, (1 + self._step) / (10 + self._step))
+            for name, parameter in self.projector.named_parameters():
+                self.state[f"average.{name}"].lerp_(parameter.detach(), 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The projector with its averaged weights, for as long as this lasts."""
+        last = {name: p.detach().clone() for name, p in self.projector.named_parameters()}
+        self.keep_average()
+        try:
+            yield
+        finally:
+            self._put(last)
+
+    def keep_average(self) -> None:
+        """Put the averaged weights, where there are any, in the place of the last ones."""
+        if self.config.average:
+            self._put({name: self.state[f"average.{name}"] for name, _ in self.projector.named_parameters()})
+
+    @torch.no_grad()
+    def _put(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self.projector.named_parameters():
+            parameter.copy_(weights[name])
 
     def numbers(self) -> dict[str, float]:
         return {"temperature": self.temperature}

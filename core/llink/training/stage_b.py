@@ -140,7 +140,7 @@ def train_stage_b(
         seed=seed,
         size=size,
         accumulation=config.accumulation,
-        steps=max(1, config.examples // size),
+        steps=whole_steps(config, size),
         schedule=lambda step, of: warmup_cosine(step, of, config.warmup),
         weight_decay=config.weight_decay,
         clip=config.clip,
@@ -151,6 +151,11 @@ def train_stage_b(
         log=log,
         seen=seen,
     ).measured
+
+
+def whole_steps(config: Injection, size: int) -> int:
+    """Steps of ``size`` examples: as many as there are whole ones, and one at least unless there is no example."""
+    return max(1, config.examples // size) if config.examples else 0
 
 
 class _WithDecoder(Stage):
