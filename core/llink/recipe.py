@@ -127,8 +127,8 @@ class StageA(_Weighted):
     losses: dict[str, Weight] = {"info_nce": 1.0, "direction": 0.05, "log_norm": 0.02}
     english_side: bool = True
     """Whether the English side of each pair is one more input with the same teacher."""
-    average: float = Field(0.0, ge=0, lt=1)
-    """Decay of a running mean of the projector's weights that is kept in place of the last ones; 0 keeps the last."""
+    start_share: float = Field(0.0, ge=0, lt=1)
+    """How far what is kept goes back to the weights that training began with, for a projector that learns on."""
 
 
 class Slots(_Section):

@@ -104,11 +104,20 @@ def test_khmer_ships_recipes() -> None:
     assert ROOT / "languages/llink_khmer/recipes/cpu.yaml" in SHIPPED
 
 
-def test_khmer_recipe_is_the_one_its_adapter_was_made_by() -> None:
-    manifest = ROOT / "languages/llink_khmer/adapters/gemma3-270m--smollm2-135m-instruct/manifest.json"
+@pytest.mark.parametrize(
+    ("package", "recipe", "after"),
+    [
+        ("llink_khmer", "cpu-align", "runs/km-cpu-values/adapter"),
+        ("llink_amharic", "cpu", "km"),
+        ("llink_burmese", "cpu-more", "runs/my-cpu/adapter"),
+    ],
+)
+def test_an_adapter_was_made_by_its_recipe(package: str, recipe: str, after: str) -> None:
+    folder = ROOT / "languages" / package
+    manifest = folder / "adapters/gemma3-270m--smollm2-135m-instruct/manifest.json"
     made_by = validate(json.loads(manifest.read_text("utf-8"))["recipe"], "manifest")
-    recipe = load_recipe(ROOT / "languages/llink_khmer/recipes/cpu-values.yaml")
-    assert recipe.model_copy(update={"init_from": "runs/km-cpu-prose/adapter"}) == made_by
+    shipped = load_recipe(folder / "recipes" / f"{recipe}.yaml")
+    assert shipped.model_copy(update={"init_from": after}) == made_by
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from llink.recipe import Recipe, StageA, validate
 from llink.training.features import token_batches
 from llink.training.loop import warmup_cosine
 from llink.training.run import Run, train
-from llink.training.stage_a import AlignmentData, _Alignment, epoch_batches, train_stage_a
+from llink.training.stage_a import AlignmentData, epoch_batches, train_stage_a
 from llink.training.stage_b import Example, task_batches
 from llink.training.warm_start import SlotTargets, length_batches
 from llink_khmer import SAMPLES
@@ -224,50 +224,41 @@ def test_stage_a_learns_to_find_what_it_never_saw() -> None:
     assert after["mean_rank"] < 5
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9])
-def test_stage_a_goes_on_from_its_last_checkpoint(average: float, tmp_path: Path) -> None:
-    whole = aligned(checkpoint=tmp_path / "c", average=average)
+@pytest.mark.parametrize("share", [0.0, 0.75])
+def test_stage_a_goes_on_from_its_last_checkpoint(share: float, tmp_path: Path) -> None:
+    whole = aligned(checkpoint=tmp_path / "c", start_share=share)
     assert step_of(tmp_path / "c") == 119
-    again = aligned(checkpoint=tmp_path / "c", average=average)
+    again = aligned(checkpoint=tmp_path / "c", start_share=share)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
 
 
-def test_stage_a_keeps_the_mean_of_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every step's weights with the factors of an exponential mean, those it began with among them; dev sees it too."""
-    found: list[list[Tensor]] = []
-    step = _Alignment.stepped
-
-    def stepped(stage: _Alignment) -> None:
-        step(stage)
-        found.append([p.detach().clone() for p in stage.projector.parameters()])
-
+def test_stage_a_can_stay_near_its_start() -> None:
+    """The same training, of which only what is kept and measured lies nearer to the start."""
     inputs, teachers = linear_problem(300)
-    torch.manual_seed(1)
-    projector = MLPProjector(encoder_size=16, decoder_size=8, hidden=64, dropout=0.1)
-    mean = [p.detach().clone() for p in projector.parameters()]
-    measured: list[list[Tensor]] = []
+    found: dict[float, list[list[Tensor]]] = {}
+    for share in (0.0, 0.75):
+        torch.manual_seed(1)
+        projector = MLPProjector(encoder_size=16, decoder_size=8, hidden=64, dropout=0.1)
+        found[share] = [[p.detach().clone() for p in projector.parameters()]]
 
-    def dev() -> dict[str, float]:
-        measured.append([p.detach().clone() for p in projector.parameters()])
-        return {}
+        def dev(seen: list[list[Tensor]] = found[share], projector: MLPProjector = projector) -> dict[str, float]:
+            seen.append([p.detach().clone() for p in projector.parameters()])
+            return {}
 
-    monkeypatch.setattr(_Alignment, "stepped", stepped)
-    train_stage_a(
-        projector, AlignmentData(inputs, teachers, torch.arange(300)),
-        StageA(epochs=4, batch=50, queue=100, average=0.5), seed=1, accelerator=Accelerator(cpu=True),
-        dev=dev, checkpoint_every=7,
-    )  # fmt: skip
-    assert len(found) == 24
-    means = []
-    for n, weights in enumerate(found):
-        keep = min(0.5, (1 + n) / (10 + n))
-        mean = [keep * m + (1 - keep) * w for m, w in zip(mean, weights, strict=True)]
-        means.append(mean)
-    assert not torch.allclose(mean[0], found[-1][0], atol=1e-5)
-    expected = [means[6], means[13], means[20], means[23]]
-    for weights, wanted in zip([*measured, list(projector.parameters())], [*expected, mean], strict=True):
-        assert all(torch.allclose(w, m, atol=1e-6) for w, m in zip(weights, wanted, strict=True))
+        train_stage_a(
+            projector, AlignmentData(inputs, teachers, torch.arange(300)),
+            StageA(epochs=4, batch=50, queue=100, start_share=share), seed=1, accelerator=Accelerator(cpu=True),
+            dev=dev, checkpoint_every=7,
+        )  # fmt: skip
+        dev()
+    start, *whole = found[0.0]
+    assert len(whole) == len(found[0.75]) - 1 == 5
+    for trained, kept in zip(whole, found[0.75][1:], strict=True):
+        assert not torch.allclose(trained[0], start[0], atol=1e-4)
+        assert all(
+            torch.allclose(k, 0.75 * s + 0.25 * t, atol=1e-6) for k, s, t in zip(kept, start, trained, strict=True)
+        )
 
 
 def test_a_text_meets_no_teacher_of_its_own_in_the_queue(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def train_stage_a(
     Args:
         seed: fixes batch order and dropout.
         dev: called every ``checkpoint_every`` steps and at the end, the projector in evaluation mode and with the
-            averaged weights where the recipe asks for them.
+            weights that would be kept.
         checkpoint: file; training goes on from it where there is one.
         log: gets ``{"step", "loss", "temperature"}`` and every loss by name every 100 steps, and what ``dev`` measures.
         seen: gets how many examples each step took on this rank.
@@ -68,8 +68,8 @@ def train_stage_a(
     steps = max(1, round(config.epochs * math.ceil(len(data.inputs) / size)))
     stage = _Alignment(projector, data, config, steps, seed, accelerator.device)
 
-    def of_average() -> dict[str, float]:
-        with stage.averaged():
+    def of_kept() -> dict[str, float]:
+        with stage.kept():
             return dev()
 
     fit(
@@ -84,21 +84,21 @@ def train_stage_a(
         clip=config.clip,
         every=checkpoint_every,
         checkpoint=checkpoint,
-        dev=of_average,
+        dev=of_kept,
         log=log,
         seen=seen,
     )
-    stage.keep_average()
+    stage.keep()
     return projector
 
 
 class _Alignment(Stage):
     """Student vectors of the projector against the teacher's. The queue holds earlier teachers ``[Q, D]``, unit length,
     and their groups: a text comes back while its own teacher is in there still, with its other side or the next epoch.
-    With ``config.average``, the state has the running mean of every weight too, as ``average.<name>``.
+    What is kept in the end is the trained weights and, for ``config.start_share``, those that training began with.
 
     References:
-        Averaged weights: Polyak and Juditsky, 1992 (doi 10.1137/0330046).
+        Weights between start and end of a fine-tuning: arXiv 2109.01903.
     """
 
     name, label, cure, log_every = "a", "Stage A", "Lower stage_a.lr.", 100
@@ -114,11 +114,9 @@ class _Alignment(Stage):
             "queue": torch.zeros(0, data.teachers.shape[1]),
             "queue_groups": torch.zeros(0, dtype=torch.long),
         }
-        if config.average:
-            self.state |= {f"average.{name}": p.detach().clone() for name, p in projector.named_parameters()}
+        self.start = self._weights() if config.start_share else {}
         self.temperature = config.temperature[0]
         self._new: dict[str, Tensor] = {}
-        self._step = 0
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.projector.parameters()), "lr": self.config.lr}]
@@ -134,44 +132,43 @@ class _Alignment(Stage):
         groups = self.data.groups[part.batch].to(self.device)
         first, last = self.config.temperature
         self.temperature = first + (last - first) * part.step / max(self.steps - 1, 1)
-        self._new, self._step = {"queue": F.normalize(teacher, dim=-1), "queue_groups": groups}, part.step
+        self._new = {"queue": F.normalize(teacher, dim=-1), "queue_groups": groups}
         loss, terms = self.objective(
             student=student, teacher=teacher, groups=groups, temperature=self.temperature,
-            hardest=self.config.hardest, queue=self.state["queue"], queue_groups=self.state["queue_groups"],
+            hardest=self.config.hardest, **self.state,
         )  # fmt: skip
         return loss, terms
 
     def stepped(self) -> None:
         if self.config.queue:
             # Shifting whole blocks keeps the queue a plain tensor.
-            self.state |= {
-                name: torch.cat([self.state[name], new])[-self.config.queue :] for name, new in self._new.items()
+            self.state = {
+                name: torch.cat([kept, self._new[name]])[-self.config.queue :] for name, kept in self.state.items()
             }
-        if self.config.average:
-            # A short memory at first, or the weights that training began with would stay in a short run's mean.
-            decay = min(self.config.average, (1 + self._step) / (10 + self._step))
-            for name, parameter in self.projector.named_parameters():
-                self.state[f"average.{name}"].lerp_(parameter.detach(), 1 - decay)
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The projector with its averaged weights, for as long as this lasts."""
-        last = {name: p.detach().clone() for name, p in self.projector.named_parameters()}
-        self.keep_average()
+    def kept(self) -> Iterator[None]:
+        """The projector with the weights that ``keep`` would leave, for as long as this lasts."""
+        trained = self._weights()
+        self.keep()
         try:
             yield
         finally:
-            self._put(last)
+            self._put(trained)
 
-    def keep_average(self) -> None:
-        """Put the averaged weights, where there are any, in the place of the last ones."""
-        if self.config.average:
-            self._put({name: self.state[f"average.{name}"] for name, _ in self.projector.named_parameters()})
+    def keep(self) -> None:
+        """Go back ``start_share`` of the way to the weights that training began with."""
+        trained, share = self._weights(), self.config.start_share
+        self._put({name: trained[name].lerp(value.to(self.device), share) for name, value in self.start.items()})
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self.projector.named_parameters()}
 
     @torch.no_grad()
     def _put(self, weights: dict[str, Tensor]) -> None:
         for name, parameter in self.projector.named_parameters():
-            parameter.copy_(weights[name])
+            if name in weights:
+                parameter.copy_(weights[name])
 
     def numbers(self) -> dict[str, float]:
         return {"temperature": self.temperature}
