@@ -125,7 +125,7 @@ class Trial:
     def distillation(self) -> float:
         """Seconds of making the self-distilled examples."""
         count, some = self.recipe.stage_b.distilled, [p.english for p in self.sample[:FEW]]
-        if not count or self.recipe.data.instructions:
+        if not (count and self.recipe.stage_b.examples) or self.recipe.data.instructions:
             return 0.0
         with TemporaryDirectory() as folder:
             start = time.monotonic()

@@ -420,7 +420,7 @@ class Plan:
         if recipe.warm_start.epochs:
             steps = epochs(recipe.warm_start.epochs, recipe.warm_start.batch)
             found.append(part("warm start", steps, steps * self.warm_step(), 3 * small + 40))
-        if recipe.stage_b.distilled and not recipe.data.instructions:
+        if recipe.stage_b.distilled and recipe.stage_b.examples and not recipe.data.instructions:
             count = recipe.stage_b.distilled
             prompt = self.lengths.prefix + self.lengths.suffix + self.lengths.english
             flops = count * (self.bare.forward(prompt + GENERATED, prompt) + 2 * self._head * GENERATED)
