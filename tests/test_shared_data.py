@@ -31,7 +31,7 @@ def test_no_dev_sentence_is_trained_on() -> None:
     assert {name: len(rows) for name, rows in dev.items()} == {"dev_software": 2_048, "dev_general": 1_015}
     held_out = {p.english for rows in dev.values() for p in rows}
     pairs = training_pairs(recipe.data, ROOT, khmer.normalise)
-    english = english_text(recipe.data, ROOT, khmer.normalise)
+    english, _ = english_text(recipe.data, ROOT, khmer.normalise)
     assert len(pairs.rows) > 20_000
     assert len(english) == recipe.data.max_english
     assert held_out.isdisjoint(p.english for p in pairs.rows)

@@ -314,12 +314,18 @@ def _data(language: Language, recipe: Recipe, data: Path) -> tuple[DataCounts, l
 
     try:
         read = training_pairs(recipe.data, data, language.normalise)
-        english = english_text(recipe.data, data, language.normalise)
+        english, english_sources = english_text(recipe.data, data, language.normalise)
     except LlinkError as error:
         if error.code not in ("E210", "E211"):
             raise
         return DataCounts(missing=error.message), [], []
     counts = Counter((pair.source, pair.licence) for pair in read.rows)
     sources = [{"source": s, "licence": li, "pairs": n} for (s, li), n in counts.most_common()]
-    found = DataCounts(len(read.rows), sources, dict(read.skipped), len(english), recipe.data.english_licence)
+    found = DataCounts(
+        len(read.rows),
+        sources,
+        dict(read.skipped),
+        len(english),
+        ", ".join(dict.fromkeys(row["licence"] for row in english_sources.values())),
+    )
     return found, read.rows, english

@@ -71,7 +71,7 @@ def _load(
             fingerprint=stored.fingerprint,
             device=device,
             dtype=_dtype(dtype, device),
-            **options,
+            **{**stored.options, **options},
         )
 
 

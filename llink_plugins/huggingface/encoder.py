@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llink.errors import LlinkError
+from llink.errors import LlinkError, unknown_name
 from llink.interfaces import Encoded, Encoder
 from llink_plugins.huggingface.tokens import load_tokenizer, plain_ids
+
+WITH_POOLER = ("bert", "roberta", "xlm-roberta")
+"""Architectures with a trained layer on top of CLS, which nothing here reads."""
 
 
 class HuggingFaceEncoder(Encoder):
@@ -25,10 +29,12 @@ class HuggingFaceEncoder(Encoder):
         layer: which hidden state to read; 0 is what the first layer gets, None the last. Later layers are
             dropped where the stack of layers is found under one of the usual names.
         max_tokens: longer text is cut off here.
+        prefix: what the model expects before every text, such as ``query: ``; it is attended to and not pooled.
+        pooling: ``mean`` of the text's own tokens, or ``first``, the state of the token that stands in front (CLS).
         device, dtype: where and how the weights are held.
 
     Raises:
-        LlinkError: E303 when the model has fewer layers than ``layer``.
+        LlinkError: E303 when the model has fewer layers than ``layer``, E306 for another ``pooling``.
     """
 
     def __init__(
@@ -39,15 +45,23 @@ class HuggingFaceEncoder(Encoder):
         fingerprint: str,
         layer: int | None = None,
         max_tokens: int = 256,
+        prefix: str = "",
+        pooling: str = "mean",
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         **_: Any,
     ) -> None:
-        from transformers import AutoModel
+        from transformers import AutoConfig, AutoModel
 
+        if pooling not in ("mean", "first"):
+            raise unknown_name("E306", "pooling", str(pooling), ("mean", "first"))
         self.name, self.fingerprint, self.max_tokens = name, fingerprint, max_tokens
+        self.prefix, self.pooling = prefix, pooling
         self.tokenizer = load_tokenizer(path)
-        self.model: Any = AutoModel.from_pretrained(path, dtype=dtype, local_files_only=True)
+        kind = AutoConfig.from_pretrained(path, local_files_only=True).model_type
+        # A pooler that the checkpoint lacks would be made at random, and reported.
+        extra = {"add_pooling_layer": False} if kind in WITH_POOLER else {}
+        self.model: Any = AutoModel.from_pretrained(path, dtype=dtype, local_files_only=True, **extra)
         if self.model.config.is_encoder_decoder:
             self.model = self.model.get_encoder()
         self.hidden_size = int(self.model.config.hidden_size)
@@ -57,7 +71,8 @@ class HuggingFaceEncoder(Encoder):
             raise LlinkError("E303", f"Encoder '{name}' has {depth} layers; layer {self.layer} does not exist.")
         self._read_all = not self._keep_layers(self.layer, depth)
         self.model.eval().requires_grad_(False).to(device)
-        self.signature = f"{fingerprint}|layer={self.layer}|mean|max={max_tokens}"
+        self.signature = f"{fingerprint}|layer={self.layer}|{pooling}|max={max_tokens}"
+        self.signature += f"|prefix={prefix}" if prefix else ""
 
     def _keep_layers(self, layer: int, depth: int) -> bool:
         """Drop the layers above ``layer``, and the final norm that belongs after the last one; False if not found."""
@@ -81,11 +96,11 @@ class HuggingFaceEncoder(Encoder):
 
     @cached_property
     def _frame(self) -> tuple[list[int], list[int]]:
-        """The special tokens that the model expects before and after a text (BOS, CLS, EOS)."""
+        """The tokens that the model expects before a text (BOS, CLS, then the prefix) and after it (EOS)."""
         inner = self.tokenizer("a", add_special_tokens=False).input_ids
         outer = self.tokenizer("a").input_ids
         front = next(i for i in range(len(outer)) if outer[i : i + len(inner)] == inner)
-        return outer[:front], outer[front + len(inner) :]
+        return outer[:front] + plain_ids(self.tokenizer, self.prefix), outer[front + len(inner) :]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(self._ids(text)) for text in texts]
@@ -106,7 +121,8 @@ class HuggingFaceEncoder(Encoder):
             attention[i, : len(ids)] = 1
             own[i, len(front) : len(front) + len(row)] = True
         states = self._states(input_ids.to(device), attention.to(device))
-        return _own_tokens(states, own.to(device))
+        encoded = _own_tokens(states, own.to(device))
+        return encoded if self.pooling == "mean" else replace(encoded, pooled=states[:, 0])
 
     def _states(self, input_ids: Tensor, attention: Tensor) -> Tensor:
         """Hidden states ``[B, T, H]`` of the chosen layer, special tokens still in."""

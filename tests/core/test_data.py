@@ -121,7 +121,7 @@ def test_dev_english_is_never_trained_on(tmp_path: Path) -> None:
     assert pairs.skipped == {"in a dev set": 1}
     data = Data(train=["train.jsonl"], min_words=1, **settings)  # type: ignore[arg-type]
     # "Another one." belongs to rows of the dev file that this recipe does not measure on.
-    assert sorted(english_text(data, tmp_path, normalise)) == ["Another one.", "General English."]
+    assert sorted(english_text(data, tmp_path, normalise)[0]) == ["Another one.", "General English."]
 
 
 def test_one_source_of_a_dev_file(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_max_pairs_and_max_english(tmp_path: Path) -> None:
     assert few != train(tmp_path).rows[:5]  # picked by hash, not from the top
     write(tmp_path / "en.txt", [f"line {n}" for n in range(50)])
     data = Data(train=[], english=["en.txt"], max_english=7, min_words=1)
-    assert len(english_text(data, tmp_path, normalise)) == 7
+    assert len(english_text(data, tmp_path, normalise)[0]) == 7
 
 
 def test_share_is_spread_and_fixed() -> None:

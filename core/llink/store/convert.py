@@ -1,4 +1,4 @@
-"""Converting a GGUF file, once, into safetensors and a tokenizer that load in about a second."""
+"""Converting fetched weights, once, into safetensors and a tokenizer that load in about a second."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ from typing import Any
 from llink.errors import LlinkError
 from llink.home import write_error
 from llink.quiet import silence
+
+
+def convert(source: Path, target: Path) -> None:
+    """Write the model in ``source`` to the folder ``target``; the format is told by the file's first bytes.
+
+    Raises:
+        LlinkError: E114 when the file cannot be read, E112 or E113 when the model cannot be written.
+    """
+    from llink.store.e5 import MAGIC, convert_e5
+
+    with source.open("rb") as file:
+        start = file.read(len(MAGIC))
+    (convert_e5 if start == MAGIC else convert_gguf)(source, target)
 
 
 def convert_gguf(source: Path, target: Path) -> None:

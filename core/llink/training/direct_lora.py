@@ -84,7 +84,7 @@ def train(
     if folder.exists():
         return folder
     pairs = training_pairs(recipe.data, data, language.normalise)
-    english = english_text(recipe.data, data, language.normalise)
+    english, _ = english_text(recipe.data, data, language.normalise)
     dev = {name: dev_pairs(recipe.data, data, name, language.normalise).rows for name in recipe.data.dev}
     first = {name: rows[: recipe.dev_examples] for name, rows in dev.items()}
     accelerator.print(f"Training data: {pairs.summary()}", flush=True)

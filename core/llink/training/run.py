@@ -90,6 +90,8 @@ class Run:
     cache: FeatureCache
     pairs: Pairs
     english: list[str]
+    english_sources: dict[str, dict[str, Any]]
+    """Source of general English -> number of sentences and licence."""
     instructions: list[Instruction]
     dev: dict[str, list[Pair]]
     accelerator: Accelerator
@@ -107,7 +109,7 @@ class Run:
         accelerator = accelerator_for(recipe.device, **trackers.options(track, out))
         claim(recipe, out, resume, accelerator)
         pairs = training_pairs(recipe.data, data, language.normalise)
-        english = english_text(recipe.data, data, language.normalise)
+        english, about_english = english_text(recipe.data, data, language.normalise)
         instructions, about = read_instructions(recipe.data, data, language.normalise)
         dev = {
             name: dev_pairs(recipe.data, data, name, language.normalise).rows[:CANDIDATES] for name in recipe.data.dev
@@ -129,6 +131,7 @@ class Run:
             cache,
             pairs,
             english,
+            about_english,
             instructions,
             dev,
             accelerator,
@@ -441,8 +444,7 @@ class Run:
         counts = Counter(p.source for p in self.pairs.rows)
         licences = {p.source: p.licence for p in self.pairs.rows}
         data: dict[str, dict[str, Any]] = {s: {"pairs": n, "licence": licences[s]} for s, n in counts.most_common()}
-        if self.english:
-            data["general English"] = {"sentences": len(self.english), "licence": self.recipe.data.english_licence}
+        data |= self.english_sources
         data |= instruction_sources(self.instructions)
         init_from: dict[str, Any] = {}
         if self.parent:
