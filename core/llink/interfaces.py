@@ -220,16 +220,20 @@ class Language:
     sources: tuple[Source, ...] = ()
     sentence_ends: str = ".!?"
     digits: str = "0123456789"
+    """The ten that it writes numbers in, 0 first; whatever they are, every decimal digit of Unicode is read as one."""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    joiners: bool = True
+    """Whether ZWJ and ZWNJ are spelling where Unicode's rules for its letters give them a meaning, as in Persian, Sinhala
+    and Malayalam. False for a language that does without: then they stay in emoji alone."""
 
     def normalise(self, text: str) -> str:
-        """One spelling for one text: NFC, no zero-width marks, single spaces, none before a sentence end.
+        """One spelling for one text: NFC, no invisible marks but ``joiners``, single spaces, none before a sentence end.
 
         What it returns is what the encoder sees; applied twice it changes nothing.
         """
         from llink.text import close_up, normalise
 
-        return close_up(normalise(text), self.sentence_ends)
+        return close_up(normalise(text, self.joiners), self.sentence_ends)
 
     def sentences(self, text: str) -> list[str]:
         """``text`` cut after each sentence end; joined again they give the same words."""
@@ -238,8 +242,10 @@ class Language:
         return split_sentences(text, self.sentence_ends)
 
     def ascii_digits(self, text: str) -> str:
-        """``text`` with the language's own digits as 0-9."""
-        return text.translate(str.maketrans(self.digits, "0123456789"))
+        """``text`` with every decimal digit of Unicode, and the language's own whatever they are, as 0-9."""
+        from llink.unicode import ascii_digits
+
+        return ascii_digits(text.translate(str.maketrans(self.digits, "0123456789")))
 
     def verbatim(self, text: str) -> list[str]:
         """What of ``text`` an answer must not paraphrase, as English writes it, in order of appearance, each once.
@@ -313,7 +319,7 @@ def package_folder(package: str, folder: str) -> Path:
     import importlib.util
     from pathlib import Path as _Path
 
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec(package) if package else None
     if spec is None or not spec.submodule_search_locations:
         return _Path("/nonexistent") / package / folder
     return _Path(next(iter(spec.submodule_search_locations))) / folder

@@ -1,16 +1,18 @@
 """Languages and scripts by their ISO codes: names, scripts, direction, digits, sentence ends.
 
-Everything comes from libraries: names and likely scripts from ``langcodes`` (IANA registry and CLDR), what belongs
-to a script from the Unicode properties of ``regex``. Only what ISO 15924 calls one script and Unicode calls several
-is spelled out here.
+Names and likely scripts come from ``langcodes`` (IANA registry and CLDR), what belongs to a script from the Unicode
+properties of ``regex``. Spelled out here is only what ISO 15924 calls one script and Unicode calls several, and which
+languages CLDR gives a script's second set of digits.
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
+import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,11 @@ _COMPOSITES = {
     "Jpan": ("Hira", "Kana", "Hani"),
     "Kore": ("Hang", "Hani"),
 }
+
+# CLDR 47 (defaultNumberingSystem, or else the native one): where written in Arabic letters, these languages have the
+# digits of ``arabext``, U+06F0-06F9.
+_EXTENDED_ARABIC_INDIC = frozenset("az bgn fa ks lrc mzn pa ps trw ug ur uz".split())
+_EXTENDED_ZERO = "\N{EXTENDED ARABIC-INDIC DIGIT ZERO}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,6 @@ def lookup(code: str) -> IsoLanguage:
     """
     tag = _tag(code)
     scripts = written_in(code)
-    own = itertools.chain.from_iterable(s.digits for s in scripts)
     base = _plain(tag)
     return IsoLanguage(
         code=str(tag.language),
@@ -85,19 +91,23 @@ def lookup(code: str) -> IsoLanguage:
         endonym=_endonym(base),
         scripts=tuple(dict.fromkeys(name for s in scripts for name in s.names)),
         direction=scripts[0].direction if scripts else "ltr",
-        digits=next(own, ASCII_DIGITS),
+        digits=own_digits(code, scripts),
         sentence_ends=ends(scripts),
     )
 
 
 @cache
 def script(name: str) -> Script:
-    """A script by ISO 15924 code or name: ``Laoo``, ``Lao``, ``LAO``.
+    """A script by ISO 15924 code, by name, or as its characters are named: ``Hani``, ``Han``, ``CJK``.
 
     Raises:
         LlinkError: E224 when there is none.
     """
-    parts = [_single(part) for part in _COMPOSITES.get(name.strip().title(), (name,))]
+    parts = [part for code in _COMPOSITES.get(name.strip().title(), (name,)) if (part := _single(code))]
+    if not parts:
+        parts = [part for code in _named_by(name) if (part := _single(code)) and part.names == (name,)]
+    if not parts:
+        raise _unknown_script(name)
     return Script(
         names=tuple(dict.fromkeys(n for part in parts for n in part.names)),
         direction=parts[0].direction,
@@ -106,9 +116,19 @@ def script(name: str) -> Script:
     )
 
 
-def ends(scripts: list[Script]) -> str:
+def ends(scripts: Sequence[Script]) -> str:
     """The sentence ends of a language that is written in ``scripts``: theirs and those of ASCII."""
     return "".join(dict.fromkeys(SENTENCE_ENDS + "".join(s.sentence_ends for s in scripts)))
+
+
+def own_digits(code: str, scripts: Sequence[Script]) -> str:
+    """The ten digits of a language that is written in ``scripts``, 0 first; of several sets that which CLDR names."""
+    sets = [item for script in scripts for item in script.digits]
+    language = str(_tag(code).language)
+    # Dari is a kind of Persian, as far as CLDR is concerned.
+    if {language, _records()[language].get("Macrolanguage")} & _EXTENDED_ARABIC_INDIC:
+        sets.sort(key=lambda item: item[0] != _EXTENDED_ZERO)
+    return next(iter(sets), ASCII_DIGITS)
 
 
 def written_in(code: str) -> list[Script]:
@@ -231,40 +251,65 @@ def _script_codes(tag: langcodes.Language) -> list[str]:
 
 
 @cache
-def _characters() -> str:
-    """Every character of the first two planes; above them there is only more Han."""
-    return "".join(map(chr, itertools.chain(range(0xD800), range(0xE000, 0x20000))))
-
-
-@cache
-def _single(name: str) -> Script:
-    """A script that Unicode has as one."""
+def _single(name: str) -> Script | None:
+    """A script that Unicode has as one, with letters; None where there is none of that name."""
     import regex
 
-    def found(pattern: str) -> str:
-        return "".join(regex.findall(pattern, _characters(), flags=regex.V1))
+    from llink.unicode import having
 
     # What is no name at all must not become part of a pattern.
     plain = "".join(c for c in name.strip() if c.isalnum() or c in " _-")
     try:
-        letters = found(rf"[\p{{Script={plain}}}&&\p{{L}}]")
+        letters = having(rf"[\p{{Script={plain}}}&&\p{{L}}]")
     except regex.error:
         letters = ""
     # The first hundred, for later ones may be from a set apart: hentaigana, half-width forms.
     words = Counter(unicodedata.name(c, "").split(" ")[0] for c in letters[:100])
     words.pop("", None)
     if not words or plain.casefold() in ("", "zyyy", "common", "zinh", "inherited", "qaai"):
-        raise _unknown_script(name)
-    digits = found(rf"[\p{{Script_Extensions={plain}}}&&\p{{Nd}}]")
-    marks = found(rf"[\p{{Script_Extensions={plain}}}&&\p{{Sentence_Break=STerm}}]")
+        return None
+    word = words.most_common(1)[0][0]
+    digits = having(rf"[\p{{Script_Extensions={plain}}}&&\p{{Nd}}]")
+    # Some scripts borrow digits of others beside their own.
+    sets = sorted(re.findall(".{10}", digits), key=lambda item: not unicodedata.name(item[0], "").startswith(word))
+    marks = having(rf"[\p{{Script_Extensions={plain}}}&&\p{{Sentence_Break=STerm}}]")
     # Scripts of wide letters take the wide forms of "!" and "?", which Unicode gives to no script.
     wide = "！？" if unicodedata.east_asian_width(letters[0]) == "W" else ""
     return Script(
-        names=(words.most_common(1)[0][0],),
+        names=(word,),
         direction="rtl" if unicodedata.bidirectional(letters[0]) in ("R", "AL") else "ltr",
-        digits=tuple(digits[i : i + 10] for i in range(0, len(digits), 10)),
-        sentence_ends=marks + wide,
+        digits=tuple(sets),
+        sentence_ends=marks + wide + _question_mark(word),
     )
+
+
+def _question_mark(word: str) -> str:
+    """A script's question mark that NFC makes one of all scripts, in both forms: the Greek one is a semicolon."""
+    try:
+        mark = unicodedata.lookup(f"{word} QUESTION MARK")
+    except KeyError:
+        return ""
+    common = unicodedata.normalize("NFC", mark)
+    return mark + common if common != mark else ""
+
+
+@cache
+def _named_by(word: str) -> tuple[str, ...]:
+    """ISO 15924 codes of the scripts whose letters have names that begin with ``word``; several for ``TAI``."""
+    import regex
+    from langcodes.data_dicts import ALL_SCRIPTS
+
+    from llink.unicode import having
+
+    letters = "".join(c for c in having(r"\p{L}") if unicodedata.name(c, "").startswith(f"{word} "))
+    found = []
+    for code in sorted(ALL_SCRIPTS) if letters else ():
+        try:
+            if regex.search(rf"\p{{Script={code}}}", letters):
+                found.append(code)
+        except regex.error:
+            pass  # one that Unicode does not have
+    return tuple(found)
 
 
 def _unknown_script(name: str) -> LlinkError:

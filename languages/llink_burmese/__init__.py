@@ -16,4 +16,4 @@ class Burmese(Language):
 @hookimpl
 def llink_languages() -> list[Language]:
     names = ("my", "mya", "Burmese", ("MYANMAR",), __name__, "မြန်မာဘာသာ")
-    return [Burmese(*names, samples=SAMPLES, sources=SOURCES, sentence_ends="။?!", digits="၀၁၂၃၄၅၆၇၈၉")]
+    return [Burmese(*names, samples=SAMPLES, sources=SOURCES, sentence_ends="။?!", digits="၀၁၂၃၄၅၆၇၈၉", joiners=False)]

@@ -16,4 +16,4 @@ class Khmer(Language):
 @hookimpl
 def llink_languages() -> list[Language]:
     names = ("km", "khm", "Khmer", ("KHMER",), __name__, "ភាសាខ្មែរ")
-    return [Khmer(*names, samples=SAMPLES, sources=SOURCES, sentence_ends="។៕?!", digits="០១២៣៤៥៦៧៨៩")]
+    return [Khmer(*names, samples=SAMPLES, sources=SOURCES, sentence_ends="។៕?!", digits="០១២៣៤៥៦៧៨៩", joiners=False)]

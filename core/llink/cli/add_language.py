@@ -175,9 +175,8 @@ def _language(
 ) -> Language:
     """The language as far as it is known without its data; E224 for a value that cannot be."""
     from llink.interfaces import Language
-    from llink.iso import ASCII_DIGITS, ends
+    from llink.iso import ends, own_digits
 
-    own = [item for script in scripts for item in script.digits]
     if digits is not None and (len(digits) != 10 or len(set(digits)) != 10):
         raise LlinkError("E224", f"--digits takes ten different characters, 0 first; got {len(digits)}.")
     if sentence_ends is not None and any(c.isalnum() or c.isspace() for c in sentence_ends):
@@ -189,8 +188,8 @@ def _language(
         endonym=_name("--endonym", endonym) if endonym else iso.endonym if endonym is None else "",
         scripts=tuple(dict.fromkeys(item for script in scripts for item in script.names)),
         package="",
-        sentence_ends=ends(list(scripts)) if sentence_ends is None else sentence_ends,
-        digits=digits or next(iter(own), ASCII_DIGITS),
+        sentence_ends=ends(scripts) if sentence_ends is None else sentence_ends,
+        digits=digits or own_digits(iso.code, scripts),
     )
 
 
@@ -250,8 +249,9 @@ def _completed(language: Language, scripts: Sequence[Script], prepared: Prepared
     from llink.data.prepare import data_sources, pick_samples, used_digits
     from llink.scaffold import LISTED_SOURCES
 
-    sets = [item for script in scripts for item in script.digits]
     digits = language.digits
+    # Those that CLDR names come first: they stay where the data have none.
+    sets = list(dict.fromkeys([digits, *(item for script in scripts for item in script.digits)]))
     if len(sets) > 1 and not keep_digits:
         digits = used_digits([pair.foreign for pair in prepared.rows], sets)
     return replace(
