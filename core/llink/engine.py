@@ -33,7 +33,8 @@ from llink.prompt import Prompt, build, channel, converse, instruction_for, subj
 from llink.reading import filled
 from llink.registry import load_registry
 from llink.scheduler import QUEUE, Request, Row, Scheduler, closed
-from llink.script import check_script, detect
+from llink.script import check_script
+from llink.shared import SHARED, has_adapter, has_shared, language_of
 from llink.shelf import BoundedCache, Resident, Shelf, Source
 from llink.text import normalise
 from llink.training.features import BATCH_TOKENS, token_batches
@@ -267,8 +268,20 @@ class Engine:
     # Text in, text out
 
     def detect(self, text: str) -> str:
-        """Code of the language that ``text`` is written in; E502/E503 where script and detectors do not decide."""
-        return detect(text, plugins.languages()).code
+        """Code of the language that ``text`` is written in, ``mul`` for one without a plugin that the shared adapter reads.
+
+        Raises:
+            LlinkError: E502/E503 where script and detectors do not decide.
+        """
+        return language_of(text, has_shared(self._encoder_name, self.decoder.name))
+
+    def reader(self, text: str, language: str = AUTO) -> str:
+        """The adapter that reads a text: ``km``, ``km@paper``, or ``mul``, the shared one, for a language without its own.
+
+        Raises:
+            LlinkError: E502/E503/E504 script, E510 empty text, E511 too long, E201 unknown language.
+        """
+        return self._foreign_code(text, language)
 
     @overload
     def generate(self, texts: str, language: str | None = ..., **options: Any) -> str: ...
@@ -577,11 +590,11 @@ class Engine:
                              "Pass it sentence by sentence, one a line.")  # fmt: skip
         if not normalise(text):
             raise LlinkError("E510", "The text is empty.", "Give a sentence.")
-        if language == AUTO:
-            return self.detect(text)
-        wanted = plugins.select(language)
+        wanted = plugins.select(self.detect(text) if language == AUTO else language)
         check_script(text, wanted.language)
-        return str(wanted)
+        names = (self._encoder_name, self.decoder.name)
+        own = bool(wanted.adapter) or str(wanted) in self._shelf.sources or has_adapter(wanted, *names)
+        return str(wanted) if own or not has_shared(*names) else SHARED
 
     def _residents(self, codes: Sequence[str | None], held: ExitStack, deadline: float | None) -> dict[str, Resident]:
         """Adapters of languages, held until ``held`` is closed: all of them, or as many as there is room for."""

@@ -47,7 +47,8 @@ def _names(scripts: Iterable[str]) -> str:
 def check_script(text: str, language: Language) -> None:
     """Refuse text without a single letter of the language's script; E504."""
     counts = script_counts(text)
-    if counts and not any(counts[script] for script in language.scripts):
+    # A language of no script is one of any.
+    if counts and language.scripts and not any(counts[script] for script in language.scripts):
         seen = _names(script for script, _ in counts.most_common(2))
         raise LlinkError(
             "E504",

@@ -26,7 +26,8 @@ class HuggingFaceEncoder(Encoder):
         path: local folder with ``config.json``, safetensors weights and tokenizer files.
         name: id in the registry.
         fingerprint: sha256 of the weights.
-        layer: which hidden state to read; 0 is what the first layer gets, None the last. Later layers are
+        layer: which hidden state the token states are; 0 is what the first layer gets, None the last.
+        pooled_layer: which one the sentence vector is made of, where it is another. Layers that neither needs are
             dropped where the stack of layers is found under one of the usual names.
         max_tokens: longer text is cut off here.
         prefix: what the model expects before every text, such as ``query: ``; it is attended to and not pooled.
@@ -44,6 +45,7 @@ class HuggingFaceEncoder(Encoder):
         name: str,
         fingerprint: str,
         layer: int | None = None,
+        pooled_layer: int | None = None,
         max_tokens: int = 256,
         prefix: str = "",
         pooling: str = "mean",
@@ -67,12 +69,17 @@ class HuggingFaceEncoder(Encoder):
         self.hidden_size = int(self.model.config.hidden_size)
         depth = int(self.model.config.num_hidden_layers)
         self.layer = depth if layer is None else layer
-        if not 0 <= self.layer <= depth:
-            raise LlinkError("E303", f"Encoder '{name}' has {depth} layers; layer {self.layer} does not exist.")
-        self._read_all = not self._keep_layers(self.layer, depth)
+        self.pooled_layer = self.layer if pooled_layer is None else pooled_layer
+        for wanted in (self.layer, self.pooled_layer):
+            if not 0 <= wanted <= depth:
+                raise LlinkError("E303", f"Encoder '{name}' has {depth} layers; layer {wanted} does not exist.")
+        last = max(self.layer, self.pooled_layer)
+        dropped = self._keep_layers(last, depth)
+        self._read_all = not dropped or self.layer != self.pooled_layer
         self.model.eval().requires_grad_(False).to(device)
         self.signature = f"{fingerprint}|layer={self.layer}|{pooling}|max={max_tokens}"
         self.signature += f"|prefix={prefix}" if prefix else ""
+        self.signature += f"|pooled={self.pooled_layer}" if self.pooled_layer != self.layer else ""
 
     def _keep_layers(self, layer: int, depth: int) -> bool:
         """Drop the layers above ``layer``, and the final norm that belongs after the last one; False if not found."""
@@ -120,15 +127,20 @@ class HuggingFaceEncoder(Encoder):
             input_ids[i, : len(ids)] = torch.tensor(ids)
             attention[i, : len(ids)] = 1
             own[i, len(front) : len(front) + len(row)] = True
-        states = self._states(input_ids.to(device), attention.to(device))
+        states, top = self._states(input_ids.to(device), attention.to(device))
         encoded = _own_tokens(states, own.to(device))
-        return encoded if self.pooling == "mean" else replace(encoded, pooled=states[:, 0])
+        if self.pooling == "first":
+            return replace(encoded, pooled=top[:, 0])
+        return encoded if top is states else replace(encoded, pooled=_own_tokens(top, own.to(device)).pooled)
 
-    def _states(self, input_ids: Tensor, attention: Tensor) -> Tensor:
-        """Hidden states ``[B, T, H]`` of the chosen layer, special tokens still in."""
+    def _states(self, input_ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states ``[B, T, H]`` of the layer that is read and of the one that is pooled, special tokens still in."""
         extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
         out = self.model(input_ids=input_ids, attention_mask=attention, output_hidden_states=self._read_all, **extra)
-        return out.hidden_states[self.layer] if self._read_all else out.last_hidden_state
+        if not self._read_all:
+            return out.last_hidden_state, out.last_hidden_state
+        states, top = out.hidden_states[self.layer], out.hidden_states[self.pooled_layer]
+        return states, states if self.layer == self.pooled_layer else top
 
 
 def _own_tokens(states: Tensor, own: Tensor) -> Encoded:
