@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from llink.errors import LlinkError
 from llink.interfaces import Decoder, Encoder
 from llink.recipe import InjectorChoice, ProjectorChoice
 
+Space = Literal["decoder", "encoder"]
+
 
 class Bridge(nn.Module):
     """Encoder features -> K slots in the decoder's embedding space.
@@ -20,12 +22,16 @@ class Bridge(nn.Module):
         encoder_size: H. decoder_size: D.
         projector, injector: the recipe's choices.
         slot_norm: median norm of the decoder's embedding rows.
+        space: where a foreign text finds its English, ``decoder`` or ``encoder``; see ``settle``.
 
     Raises:
         LlinkError: E203 or E204 for a projector or slot injector that no plugin brings.
     """
 
     reserved: Tensor
+    foreign_mean: Tensor
+    """``[H]``, of the encoder's vectors of foreign texts; there is one, and an ``english_mean``, once a space is settled."""
+    english_mean: Tensor
 
     def __init__(
         self,
@@ -34,6 +40,7 @@ class Bridge(nn.Module):
         projector: ProjectorChoice,
         injector: InjectorChoice,
         slot_norm: float,
+        space: Space = "decoder",
     ) -> None:
         super().__init__()
         self.config = {
@@ -62,6 +69,8 @@ class Bridge(nn.Module):
         )
         self.choice = injector
         self.register_buffer("reserved", torch.zeros(injector.most, decoder_size))
+        if space == "encoder":
+            self.settle(torch.zeros(encoder_size), torch.zeros(encoder_size))
 
     @classmethod
     def create(cls, encoder: Encoder, decoder: Decoder, projector: ProjectorChoice, injector: InjectorChoice) -> Bridge:
@@ -93,7 +102,23 @@ class Bridge(nn.Module):
             ProjectorChoice(**config["projector"]),
             InjectorChoice(**config["injector"]),
             config["slot_norm"],
+            config.get("space", "decoder"),
         )
+
+    @property
+    def space(self) -> Space:
+        """Where retrieval is done: what ``aligned`` and ``english`` return is in it."""
+        return self.config.get("space", "decoder")
+
+    def settle(self, foreign_mean: Tensor, english_mean: Tensor) -> None:
+        """From now on retrieval is done among the encoder's own vectors, each side less its mean ``[H]``.
+
+        A sentence encoder already puts translations side by side, but for what tells the languages apart; a projector
+        fitted to some thousands of pairs keeps less of that than the encoder learnt from millions.
+        """
+        self.config["space"] = "encoder"
+        self.register_buffer("foreign_mean", foreign_mean.clone())
+        self.register_buffer("english_mean", english_mean.clone())
 
     @property
     def slots(self) -> int:
@@ -115,6 +140,16 @@ class Bridge(nn.Module):
         """What stands in the slots where there is no text: reserved rows ``[B, k, D]``."""
         return self.reserved[:slots].expand(rows, -1, -1)
 
+    def weights(self) -> dict[str, Tensor]:
+        """The state that training goes on from: all but the means of the encoder's vectors, which are taken anew."""
+        return {name: t for name, t in self.state_dict().items() if name not in ("foreign_mean", "english_mean")}
+
     def aligned(self, pooled: Tensor) -> Tensor:
-        """zF ``[B, H]`` -> unit vectors ``[B, D]`` in the centred teacher space, for retrieval."""
-        return nn.functional.normalize(self.projector(pooled), dim=-1)
+        """zF ``[B, H]`` -> unit vectors for retrieval: ``[B, D]`` in the centred teacher space, or ``[B, H]`` in the encoder's."""
+        vectors = self.projector(pooled) if self.space == "decoder" else pooled.float() - self.foreign_mean
+        return nn.functional.normalize(vectors, dim=-1)
+
+    def english(self, vectors: Tensor) -> Tensor:
+        """What ``aligned`` is compared with: unit vectors of teacher states hE ``[B, D]``, or of the encoder's zF ``[B, H]``."""
+        mean = self.projector.teacher_mean if self.space == "decoder" else self.english_mean
+        return nn.functional.normalize(vectors.float() - mean, dim=-1)

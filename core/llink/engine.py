@@ -36,7 +36,7 @@ from llink.scheduler import QUEUE, Request, Row, Scheduler, closed
 from llink.script import check_script
 from llink.shared import SHARED, has_adapter, has_shared, language_of
 from llink.shelf import BoundedCache, Resident, Shelf, Source
-from llink.text import normalise
+from llink.text import normalise, script_counts
 from llink.training.features import BATCH_TOKENS, token_batches
 
 MAX_CHARS = 20_000
@@ -46,6 +46,8 @@ LONG = 256
 several passages of K slots for any other task."""
 MAX_SLOTS = 512
 """Slots that one prompt may have."""
+KNOWN = 0.5
+"""Share of a text's characters that the encoder must have tokens for, where the shared adapter reads it."""
 BATCH = 16
 AUTO = "auto"
 OPTIONS = (
@@ -487,7 +489,10 @@ class Engine:
             return torch.stack(found) if found else torch.empty(0, *resident.bridge.reserved.shape)
 
     def embed(self, texts: Sequence[str], language: str) -> Tensor:
-        """Aligned unit vectors ``[N, D]`` of texts in one language, for retrieval; errors as for ``slots``."""
+        """Unit vectors of texts in one language, for retrieval; errors as for ``slots``.
+
+        ``[N, D]`` in the decoder's space or ``[N, H]`` in the encoder's, whichever the adapter retrieves in.
+        """
         with self._hold(language) as resident:
             return self._vectors(texts, resident).clone()
 
@@ -503,7 +508,8 @@ class Engine:
     def rank(self, query: str, candidates: Sequence[str], language: str = AUTO) -> list[tuple[int, float]]:
         """English candidates in the order of their likeness to a foreign query: (index, cosine), best first.
 
-        The candidates' vectors are the teacher states of stage A, with the adapter's common mean taken out.
+        They are compared where the adapter says: among the encoder's own vectors, or with the teacher states of stage A;
+        the adapter's common means are taken out on both sides.
         """
         from llink.recipe import Teacher
         from llink.training.teacher import TeacherEncoder
@@ -513,11 +519,15 @@ class Engine:
             [wanted] = self._vectors([query], resident)
             if not candidates:
                 return []
-            with self._wording:
-                teacher = TeacherEncoder(self.decoder, Teacher(**resident.manifest.recipe["teacher"]))
-                states = [teacher.encode(candidates[i : i + BATCH]).pooled for i in range(0, len(candidates), BATCH)]
-            centred = torch.cat(states).to(wanted) - resident.bridge.projector.teacher_mean
-            likeness = torch.nn.functional.normalize(centred, dim=-1) @ wanted
+            if resident.bridge.space == "encoder":
+                found = torch.stack([pooled for _, pooled in self._encode([normalise(text) for text in candidates])])
+            else:
+                with self._wording:
+                    teacher = TeacherEncoder(self.decoder, Teacher(**resident.manifest.recipe["teacher"]))
+                    found = torch.cat(
+                        [teacher.encode(candidates[i : i + BATCH]).pooled for i in range(0, len(candidates), BATCH)]
+                    )
+            likeness = resident.bridge.english(found.to(wanted)) @ wanted
         order = likeness.argsort(descending=True, stable=True).tolist()
         return [(i, float(likeness[i])) for i in order]
 
@@ -685,6 +695,8 @@ class Engine:
         parts = spoken.sentences(text) if len(text) > LONG or "\n" in text else [text]
         parts = [spoken.normalise(part) for part in parts]
         counts = self._tokens(parts)
+        if spoken.code == SHARED:
+            self._must_read(text)
         if not any(counts):
             raise LlinkError("E510", "The encoder has no token for anything in the text.", "Give a sentence.")
         for part, count in zip(parts, counts, strict=True):
@@ -718,6 +730,16 @@ class Engine:
     def _tokens(self, parts: Sequence[str]) -> list[int]:
         with self._encoding:
             return self.encoder.count_tokens(parts)
+
+    def _must_read(self, text: str) -> None:
+        with self._encoding:
+            share = self.encoder.known_share(text)
+        if share < KNOWN:
+            script = ", ".join(name.title() for name, _ in script_counts(text).most_common(1)) or "its letters"
+            raise LlinkError(
+                "E509", f"The encoder '{self.encoder.name}' does not know the script of the text ({script}).",
+                "Take another encoder; `llink models` lists them.",
+            )  # fmt: skip
 
     def _must_fit(self, part: str, count: int) -> None:
         if count > self.encoder.max_tokens:

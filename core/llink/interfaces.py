@@ -52,6 +52,10 @@ class Encoder(ABC):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of encoder tokens of each text, before any truncation."""
 
+    def known_share(self, text: str) -> float:
+        """Share of a text's characters that the tokenizer has tokens for, white space left out; 1 where it cannot say."""
+        return 1.0
+
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Encode B texts without gradients; text beyond ``max_tokens`` is cut off."""

@@ -112,6 +112,14 @@ class HuggingFaceEncoder(Encoder):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(self._ids(text)) for text in texts]
 
+    def known_share(self, text: str) -> float:
+        characters, unknown = len("".join(text.split())), self.tokenizer.unk_token_id
+        if not characters or unknown is None or not self.tokenizer.is_fast:
+            return 1.0
+        tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        spans = [text[a:b] for i, (a, b) in zip(tokens.input_ids, tokens.offset_mapping, strict=True) if i == unknown]
+        return 1 - len("".join("".join(spans).split())) / characters
+
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Encoded:
         device = next(self.model.parameters()).device

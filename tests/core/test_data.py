@@ -238,3 +238,32 @@ def test_split_depends_on_the_strings_and_the_seed_alone() -> None:
 def test_split_of_too_few() -> None:
     with pytest.raises(LlinkError, match=r"\[E211\] 1 English strings are too few to hold out 1"):
         split([Pair("a", "ក"), Pair("A ", "ខ")], 1)
+
+
+def test_english_of_another_languages_dev_set_is_never_trained_on(tmp_path: Path) -> None:
+    for folder in ("km", "am"):
+        (tmp_path / folder).mkdir()
+    held = Pair("Wash your hands often.", "እጅዎን ይታጠቡ።")
+    write_pairs(tmp_path / "am" / "dev_news.jsonl", [held])
+    write_pairs(
+        tmp_path / "km" / "train.jsonl",
+        [
+            Pair("wash your hands often", "លាងដៃ"),
+            Pair("It rains a lot today.", "ភ្លៀង"),
+            Pair("The sun is very hot.", "ក្តៅ"),
+        ],
+    )
+    (tmp_path / "english.jsonl").write_text(
+        '{"text": "Wash your hands, often!", "source": "leaflet", "licence": "CC0"}\n'
+        '{"text": "The river is wide here.", "source": "novel", "licence": "CC BY"}\n'
+    )
+    data = Data(train=["km/train.jsonl"], english=["english.jsonl"], max_english=9, hold_out=["*/dev_*.jsonl"])
+    pairs = training_pairs(data, tmp_path, normalise)
+    assert [p.english for p in pairs.rows] == ["It rains a lot today.", "The sun is very hot."]
+    assert pairs.skipped == {"in a dev set": 1}
+    english, sources = english_text(data, tmp_path, normalise)
+    assert english == ["The river is wide here."]
+    assert sources == {"novel (English)": {"sentences": 1, "licence": "CC BY"}}
+    missing = data.model_copy(update={"hold_out": ["xx/dev_*.jsonl"]})
+    with pytest.raises(LlinkError, match=r"\[E210\]"):
+        training_pairs(missing, tmp_path, normalise)

@@ -39,12 +39,19 @@ class Retrieval(Evaluator):
         subject.cache.ensure([p.foreign for p in rows])
         with subject.engine.using(None):
             states.ensure([p.english for p in rows], "Teacher states")
-        projector = resident.bridge.projector
-        device = projector.teacher_mean.device
+        bridge, device = resident.bridge, resident.bridge.reserved.device
+        pooled = subject.cache.pooled([p.foreign for p in rows]).to(device)
+        taught = states.pooled([p.english for p in rows]).to(device)
+        metrics: Metrics = {"candidates": len(rows), "chance": 1 / len(rows)}
         with torch.inference_mode():
-            aligned = projector(subject.cache.pooled([p.foreign for p in rows]).to(device)).cpu()
-        english = states.pooled([p.english for p in rows]) - projector.teacher_mean.cpu()
-        metrics: Metrics = {"candidates": len(rows), "chance": 1 / len(rows), **both_directions(aligned, english)}
+            if bridge.space == "encoder":
+                subject.cache.ensure([p.english for p in rows], "Encoding English")
+                metrics["r1 through the projector"] = both_directions(
+                    bridge.projector(pooled).cpu(), (taught - bridge.projector.teacher_mean).cpu()
+                )["r1"]
+                taught = subject.cache.pooled([p.english for p in rows]).to(device)
+            aligned, english = bridge.aligned(pooled).cpu(), bridge.english(taught).cpu()
+        metrics |= both_directions(aligned, english)
         if "encoder" in subject.against:
             bare = zero_shot(subject.cache, rows)
             metrics |= {f"bare encoder {name}": bare[name] for name in ("r1", "r5", "r10", "mrr", "mean_rank")}

@@ -23,7 +23,7 @@ from llink import plugins, prompt
 from llink.adapter import Manifest, check, find_adapter, load_bridge, lora_weights, read_manifest, save_adapter
 from llink.bridge import Bridge
 from llink.data.instruct import Instruction, distil, read_instructions
-from llink.data.pairs import Pair, Pairs, dev_pairs, english_text, repeated, training_pairs
+from llink.data.pairs import Pair, Pairs, dev_pairs, english_text, repeated, share, training_pairs
 from llink.errors import LlinkError
 from llink.evaluation.ranks import both_directions, retrieval_metrics
 from llink.home import atomic_write, home
@@ -41,6 +41,8 @@ from llink.training.teacher import TeacherEncoder
 from llink.training.warm_start import train_warm_start
 
 CANDIDATES = 1024
+MEANS = 4096
+"""Pairs that the means of the encoder's vectors are taken over."""
 THROUGH = ", through init_from)"
 
 
@@ -99,6 +101,8 @@ class Run:
     parent: tuple[Path, Manifest] | None = None
     """The adapter that ``init_from`` names."""
     metrics: dict[str, Any] = field(default_factory=dict)
+    bare: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Retrieval of each dev set among the encoder's own vectors."""
 
     @classmethod
     def open(cls, recipe: Recipe, data: Path, out: Path, resume: bool, track: Sequence[str] = ()) -> Run:
@@ -159,14 +163,12 @@ class Run:
         if self.parent:
             folder, manifest = self.parent
             older = load_bridge(folder, manifest)
-            if {n: t.shape for n, t in older.state_dict().items()} != {
-                n: t.shape for n, t in bridge.state_dict().items()
-            }:
+            if {n: t.shape for n, t in older.weights().items()} != {n: t.shape for n, t in bridge.weights().items()}:
                 raise LlinkError(
                     "E407", f"The bridge of {folder} has other sizes than the recipe's projector and injector.",
                     "Use the same projector and injector, or leave init_from out.",
                 )  # fmt: skip
-            bridge.load_state_dict(older.state_dict())
+            bridge.load_state_dict(older.weights())
         return bridge
 
     def encode(self) -> None:
@@ -310,7 +312,7 @@ class Run:
             self.decoder = load_decoder(choice.name, **_place(self.recipe, self.accelerator), **choice.options)
         self.encode()
         bridge = self.bridge()
-        bridge.load_state_dict(load_bridge(before, read_manifest(before)).state_dict())
+        bridge.load_state_dict(load_bridge(before, read_manifest(before)).weights())
         bridge.eval()
         retrieval = self.retrieval(bridge)
         if not (self.out / "checkpoints" / "stage_c.safetensors").exists():
@@ -335,6 +337,7 @@ class Run:
         if start:
             weights = lora_weights(start, self.decoder, lora.peft_config["default"])
             set_peft_model_state_dict(lora, weights)
+        self._settle(bridge)
         with self.folder.timed(f"stage_{stage}"):
             self.metrics |= train_stage_b(
                 bridge,
@@ -366,10 +369,34 @@ class Run:
         # The teacher is the frozen decoder: where its states are not in the cache yet, the LoRA must be off.
         with lora.disable_adapter():
             retrieval = self.retrieval(bridge)
+        taken = {"retrieval through the projector": retrieval} if bridge.space == "encoder" else {}
         return {
-            "retrieval": retrieval,
+            "retrieval": self.bare if bridge.space == "encoder" else retrieval,
+            **taken,
             "usage": {name: self._usage(bridge, rows) for name, rows in self.dev.items()},
         }
+
+    def _settle(self, bridge: Bridge) -> None:
+        """Retrieve among the encoder's own vectors where that finds more of the dev sets' pairs, both ways, than the projector."""
+        some = sorted(self.pairs.rows, key=lambda pair: share(pair.english))[:MEANS]
+        sides = [p.foreign for p in some], [p.english for p in some]
+        self._ensure([text for side in sides for text in side], "Encoding for the means")
+        self._ensure([p.english for rows in self.dev.values() for p in rows], "Encoding dev English")
+        foreign, english = (self.cache.vectors(side).mean() for side in sides)
+        bare = {
+            name: both_directions(
+                self.cache.pooled([p.foreign for p in rows]) - foreign,
+                self.cache.pooled([p.english for p in rows]) - english,
+            )
+            for name, rows in self.dev.items()
+        }
+        own = self.retrieval(bridge)
+        found = {
+            space: sum(m["r1"] + m["back_r1"] for m in of.values()) for space, of in (("own", own), ("bare", bare))
+        }
+        if found["bare"] > found["own"]:
+            bridge.settle(foreign.to(bridge.reserved), english.to(bridge.reserved))
+        self.bare = bare
 
     def aligned(self) -> Bridge:
         """The bridge with the projector of stage A; E405 when the folder holds no result of it."""
