@@ -31,6 +31,8 @@ WELL = 0.15
 LOST = 0.5
 """From this share of unreadable tokens on, the script itself is strange to the tokenizer."""
 LOOKED_AT = 200
+ANSWERED = 40
+"""Texts that the shared adapter translates, where there is one."""
 FEWEST = 20
 """With fewer pairs, two lucky hits look like reading."""
 
@@ -77,6 +79,22 @@ class DataCounts:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """The shared adapter on pairs that it was not trained on.
+
+    Attributes:
+        r1: of all looked at, to English.
+        chrf: chrF++ of the translations of the first ``answered``.
+        examples: up to three of them: text, English, answer.
+    """
+
+    r1: float
+    chrf: float
+    answered: int
+    examples: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
 class Report:
     """All that ``llink inspect`` says; ``dataclasses.asdict`` makes JSON of it."""
 
@@ -90,6 +108,8 @@ class Report:
     encoder_tokens: Fragmentation
     decoder_tokens: Fragmentation
     zero_shot: dict[str, float]
+    shared: Shared | None
+    """What the shared adapter makes of the same pairs; None where there is none for this pair of models."""
     verdict: Verdict
     data: DataCounts
     estimate: Estimate
@@ -137,6 +157,7 @@ def inspect(language: Language, recipe: Recipe, data: Path, pairs: int = LOOKED_
         encoder_tokens=encoder_tokens,
         decoder_tokens=fragmentation(texts, lambda ts: [len(decoder.tokenize(t)) for t in ts], _unreadable(decoder)),
         zero_shot=metrics,
+        shared=shared_reading(rows, recipe.encoder.name, encoder, decoder),
         verdict=judge(language.name, encoder.name, encoder_tokens, metrics),
         data=counts,
         estimate=estimate(
@@ -145,12 +166,67 @@ def inspect(language: Language, recipe: Recipe, data: Path, pairs: int = LOOKED_
     )
 
 
+def shared_reading(rows: Sequence[Pair], name: str, encoder: Encoder, decoder: Decoder) -> Shared | None:
+    """Retrieve and translate with the shared adapter, as a user of the language would get it today.
+
+    Args:
+        name: what the encoder is loaded by, where the adapter reads it with other options.
+    """
+    from sacrebleu.metrics import CHRF
+
+    from llink.adapter import find_adapter, read_manifest
+    from llink.engine import Engine
+    from llink.evaluation.ranks import retrieval_metrics
+    from llink.home import home
+    from llink.plugins import language
+    from llink.progress import track
+    from llink.recipe import Teacher
+    from llink.shared import SHARED, has_shared
+    from llink.training.features import FeatureCache
+    from llink.training.teacher import TeacherEncoder
+
+    if not has_shared(encoder.name, decoder.name):
+        return None
+    manifest = read_manifest(find_adapter(language(SHARED), encoder.name, decoder.name))
+    loaded = encoder if encoder.signature == manifest.encoder_signature else name
+    engine = Engine(decoder, loaded, device=str(decoder.embedding_matrix().device))
+    resident = engine.resident(SHARED)
+    cache = FeatureCache(home() / "features", engine.encoder)
+    cache.ensure([p.foreign for p in rows])
+    english = [p.english for p in rows]
+    if resident.bridge.space == "encoder":
+        cache.ensure(english, "Encoding English")
+        vectors = cache.pooled(english)
+    else:
+        taught = FeatureCache(
+            home() / "features", TeacherEncoder(decoder, Teacher(**resident.manifest.recipe["teacher"]))
+        )
+        taught.ensure(english, "Teacher states")
+        vectors = taught.pooled(english)
+    like = resident.bridge.reserved
+    aligned = resident.bridge.aligned(cache.pooled([p.foreign for p in rows]).to(like))
+    found = retrieval_metrics(aligned.cpu(), resident.bridge.english(vectors.to(like)).cpu())
+    few, answers = rows[:ANSWERED], []
+    with track("Shared adapter", total=len(few), unit="text") as advance:
+        for start in range(0, len(few), 8):
+            answers += engine.generate([p.foreign for p in few[start : start + 8]], SHARED, max_new_tokens=96)
+            advance(len(few[start : start + 8]))
+    engine.close()
+    score = CHRF(word_order=2).corpus_score(answers, [[p.english for p in few]]).score
+    examples = [
+        {"text": p.foreign, "english": p.english, "answer": answer} for p, answer in zip(few, answers, strict=True)
+    ]
+    return Shared(found["r1"], score, len(few), examples[:3])
+
+
 def find_pairs(language: Language, recipe: Recipe, data: Path, limit: int) -> tuple[str, list[Pair]]:
-    """Where pairs were found, and up to ``limit`` of them, evenly from all dev sets; else the language's samples.
+    """Where pairs were found, and up to ``limit`` of them, evenly from all dev sets; else the language's samples, else the
+    names of countries in it.
 
     A text stands in one pair only: its second translation would be a right answer counted as wrong.
     """
     from llink.data.pairs import Pair, dev_pairs, share
+    from llink.iso import country_names
 
     found: dict[str, list[Pair]] = {}
     missing = []
@@ -161,9 +237,12 @@ def find_pairs(language: Language, recipe: Recipe, data: Path, limit: int) -> tu
             )
         except LlinkError as error:
             missing.append(error.message)
-    if not found:
-        normal = language.normalise
+    normal = language.normalise
+    if not found and language.samples:
         found["samples"] = [Pair(normal(s.english), normal(s.foreign)) for s in language.samples]
+    elif not found:
+        names = sorted(country_names(language.code), key=lambda names: share(names[0]))
+        found["names of countries (CLDR)"] = [Pair(english, normal(own)) for english, own in names]
     rows: list[Pair] = []
     seen: set[str] = set()
     for pair in _in_turns(found.values()):

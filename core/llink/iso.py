@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -134,6 +135,22 @@ def own_digits(code: str, scripts: Sequence[Script]) -> str:
 def written_in(code: str) -> list[Script]:
     """The script of a language: that of the code, else the likely one; none where nobody knows. Errors as ``lookup``."""
     return [script(name) for name in _script_codes(_tag(code))]
+
+
+def country_names(code: str) -> list[tuple[str, str]]:
+    """English and own names of the countries, as CLDR has them: a little parallel text in some 200 languages.
+
+    Errors as ``lookup``. A country that CLDR has no name for in the language is left out.
+    """
+    import langcodes
+
+    language, found = str(_tag(code)), []
+    for territory in map("".join, itertools.product(string.ascii_uppercase, repeat=2)):
+        tag = langcodes.Language.make(territory=territory)
+        english, own = tag.territory_name("en"), tag.territory_name(language)
+        if own != english and territory not in english and territory not in own:
+            found.append((english, own))
+    return found
 
 
 def _tag(code: str) -> langcodes.Language:

@@ -23,21 +23,28 @@ def no_bars() -> Iterator[None]:
 
 
 @contextmanager
-def silence() -> Iterator[None]:
-    """No bars, no warnings, nothing printed: for a step that is known to work, however much it complains."""
+def no_report() -> Iterator[None]:
+    """transformers says nothing of weights that a model leaves out, or lacks and does not need."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with (
-            no_bars(),
-            open(os.devnull, "w") as sink,
-            warnings.catch_warnings(),
-            redirect_stderr(sink),
-            redirect_stdout(sink),
-        ):
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """No bars, no warnings, nothing printed: for a step that is known to work, however much it complains."""
+    with (
+        no_bars(),
+        no_report(),
+        open(os.devnull, "w") as sink,
+        warnings.catch_warnings(),
+        redirect_stderr(sink),
+        redirect_stdout(sink),
+    ):
+        warnings.simplefilter("ignore")
+        yield

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from llink.errors import LlinkError, unknown_name
 from llink.interfaces import Encoded, Encoder
+from llink.quiet import no_report
 from llink_plugins.huggingface.tokens import load_tokenizer, plain_ids
 
 WITH_POOLER = ("bert", "roberta", "xlm-roberta")
@@ -63,7 +64,8 @@ class HuggingFaceEncoder(Encoder):
         kind = AutoConfig.from_pretrained(path, local_files_only=True).model_type
         # A pooler that the checkpoint lacks would be made at random, and reported.
         extra = {"add_pooling_layer": False} if kind in WITH_POOLER else {}
-        self.model: Any = AutoModel.from_pretrained(path, dtype=dtype, local_files_only=True, **extra)
+        with no_report():  # a pooler that the checkpoint has is left out
+            self.model: Any = AutoModel.from_pretrained(path, dtype=dtype, local_files_only=True, **extra)
         if self.model.config.is_encoder_decoder:
             self.model = self.model.get_encoder()
         self.hidden_size = int(self.model.config.hidden_size)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from variants import variant
 
 from llink import Engine, LlinkError, plugins
-from llink.adapter import pair_name
+from llink.adapter import pair_name, read_manifest
+from llink.cli import main
 from llink.home import home
 from llink.shared import SHARED, seems_english
+from llink.training.run import train
 from llink_khmer import SAMPLES
 
 KHMER, ARABIC, HINDI = SAMPLES[0].foreign, "أحب تعلم اللغة الإنجليزية.", "मुझे अंग्रेज़ी सीखना पसंद है।"
@@ -97,3 +101,63 @@ def test_each_text_goes_by_the_rules_of_its_own_language() -> None:
     assert shared.sentences(f"{HINDI} हाँ।") == [HINDI, "हाँ।"]
     assert shared.verbatim("میں ۱۲۳ کتابیں") == ["123"]
     assert shared.ascii_digits("१२३") == "123"
+
+
+def test_training_says_what_the_languages_own_adapter_adds(
+    tiny_recipe, pairs_folder: Path, tmp_path: Path, install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(SHARED)
+    adapter = train(tiny_recipe, stage="all", data=pairs_folder, out=tmp_path / "run")
+    found = read_manifest(adapter).metrics["over the shared adapter"]["dev"]
+    assert found["gain"] == pytest.approx(found["loss of the shared adapter"] - found["loss"])
+    said = "nats a token better" if found["gain"] > 0 else "no better"
+    assert f"dev: {said}" in capsys.readouterr().out.replace(f"{found['gain']:.2f} ", "")
+
+
+def test_inspect_says_what_it_makes_of_a_language(
+    encoder_folder: str, decoder_folder: str, install, tmp_path: Path
+) -> None:
+    install(SHARED)
+    asked = [
+        "inspect",
+        "km",
+        "--encoder",
+        encoder_folder,
+        "--decoder",
+        decoder_folder,
+        "--data",
+        str(tmp_path),
+        "--pairs",
+        "6",
+    ]
+    done = CliRunner().invoke(main, [*asked, "--json"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.output[done.output.index("{") :])
+    assert report["shared"]["answered"] == 6
+    assert 0 <= report["shared"]["r1"] <= 1
+    told = CliRunner().invoke(main, asked)
+    assert "The shared adapter reads it already: R@1" in told.output
+
+
+def test_inspect_knows_languages_without_a_plugin(encoder_folder: str, decoder_folder: str, tmp_path: Path) -> None:
+    asked = [
+        "inspect",
+        "th",
+        "--encoder",
+        encoder_folder,
+        "--decoder",
+        decoder_folder,
+        "--data",
+        str(tmp_path),
+        "--pairs",
+        "6",
+    ]
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 0, done.output
+    assert "Thai (th), recipe none: 6 pairs of names of countries (CLDR)" in done.output
+    assert "The shared adapter" not in done.output
+
+
+def test_inspect_of_no_language(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["inspect", "qqq", "--data", str(tmp_path)])
+    assert "[E201]" in done.output

@@ -30,6 +30,7 @@ from llink.home import atomic_write, home
 from llink.interfaces import Decoder, Encoder, Language
 from llink.models import load_decoder, load_encoder
 from llink.recipe import Injection, Recipe, load_recipe
+from llink.shared import SHARED, has_shared
 from llink.training import trackers
 from llink.training.features import FeatureCache, Features, MatchedMeans, Vectors
 from llink.training.loop import accelerator_for
@@ -332,6 +333,7 @@ class Run:
         config: Injection = self.recipe.stage_c if stage == "c" else self.recipe.stage_b
         with self.folder.timed("distil"):
             examples = self.examples(config) if config.examples else []
+        shared = self._shared_losses()
         torch.manual_seed(self.recipe.seed)
         lora = add_lora(self.decoder, self.recipe.stage_b)
         if start:
@@ -352,7 +354,7 @@ class Run:
                 accelerator=self.accelerator,
                 verbatim=self.recipe.verbatim,
                 dev=lambda: self.losses(bridge) | (self._found(bridge) if stage == "c" else {}),
-                last=lambda: self._result(bridge, lora),
+                last=lambda: self._result(bridge, lora) | self._over_shared(shared, bridge),
                 every=self.recipe.checkpoint_every,
                 checkpoint=self.out / "checkpoints" / f"stage_{stage}.safetensors",
                 log=self.folder.log,
@@ -375,6 +377,37 @@ class Run:
             **taken,
             "usage": {name: self._usage(bridge, rows) for name, rows in self.dev.items()},
         }
+
+    def _shared_losses(self) -> dict[str, float]:
+        """Dev losses of the shared adapter, which would be used without one of the language's own; none without it."""
+        names = (self.encoder.name, self.decoder.name)
+        if self.language.code == SHARED or self.accelerator.is_fsdp2 or not has_shared(*names):
+            return {}
+        folder = find_adapter(plugins.language(SHARED), *names)
+        manifest = read_manifest(folder)
+        lora = add_lora(self.decoder, self.recipe.stage_b)
+        try:
+            check(folder, manifest, self.encoder, self.decoder)
+            set_peft_model_state_dict(lora, lora_weights(folder, self.decoder, lora.peft_config["default"]))
+            return self.losses(load_bridge(folder, manifest).to(self.accelerator.device))
+        except LlinkError as error:
+            self.accelerator.print(f"The shared adapter is left out of the comparison: {error}")
+            return {}
+        finally:
+            lora.unload()
+
+    def _over_shared(self, shared: dict[str, float], bridge: Bridge) -> dict[str, Any]:
+        """What the language's own adapter adds, told and kept: nats per token of each dev set, and where that is nothing."""
+        own = self.losses(bridge) if shared else {}
+        found = {}
+        for name in self.dev:
+            if f"{name}.right" not in shared:
+                continue
+            before, after = shared[f"{name}.right"], own[f"{name}.right"]
+            found[name] = {"loss": after, "loss of the shared adapter": before, "gain": before - after}
+            said = f"{before - after:.2f} nats a token better" if after < before else "no better"
+            self.accelerator.print(f"{name}: {said} than the shared adapter ({after:.2f} and {before:.2f})", flush=True)
+        return {"over the shared adapter": found} if found else {}
 
     def _settle(self, bridge: Bridge) -> None:
         """Retrieve among the encoder's own vectors where that finds more of the dev sets' pairs, both ways, than the projector."""
