@@ -6,6 +6,7 @@ Properties are those of ``regex``, which follows the newest Unicode; ``unicodeda
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from functools import cache
 
 import regex
@@ -62,6 +63,42 @@ def _as_ascii() -> dict[int, str]:
 def ascii_digits(text: str) -> str:
     """``text``, as long as it was, with every decimal digit of Unicode (general category Nd) as 0-9."""
     return text if text.isascii() else text.translate(_as_ascii())
+
+
+# Marks in numbers that no compatibility mapping makes those of ASCII, by the ends of their names.
+_NUMBER_MARKS = {
+    "DECIMAL SEPARATOR": ".",
+    "THOUSANDS SEPARATOR": ",",
+    "PERCENT SIGN": "%",
+    "MINUS SIGN": "-",
+    "HYPHEN": "-",
+    "FIGURE DASH": "-",
+    "FRACTION SLASH": "/",
+}
+_ASCII_MARKS = ".,:/+-%$£¥"
+
+
+@cache
+def _number_marks() -> tuple[dict[str, str], regex.Pattern[str]]:
+    marks = {}
+    for char in having(r"[[\p{P}\p{S}]--\p{ASCII}]"):
+        name, plain = unicodedata.name(char, ""), unicodedata.normalize("NFKC", char)
+        ascii_marks = [mark for end, mark in _NUMBER_MARKS.items() if name.endswith(end)]
+        if ascii_marks or (plain != char and plain in _ASCII_MARKS):
+            marks[char] = ascii_marks[0] if ascii_marks else plain
+    one = f"[{''.join(marks)}]"
+    return marks, regex.compile(rf"(?<=[0-9] ?){one}|{one}(?= ?[0-9])")
+
+
+def ascii_number_marks(text: str) -> str:
+    """``text``, as long as it was, with ASCII signs beside ASCII digits for those of other scripts and of full width.
+
+    Such as the decimal and thousands separator and the percent sign of Arabic, and the minus sign of mathematics.
+    """
+    if text.isascii():
+        return text
+    marks, beside_digits = _number_marks()
+    return beside_digits.sub(lambda match: marks[match[0]], text)
 
 
 def without_invisible(text: str) -> str:

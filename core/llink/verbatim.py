@@ -16,17 +16,25 @@ import yaml
 
 from llink.errors import LlinkError
 from llink.text import script_counts
+from llink.unicode import ascii_number_marks
 
 if TYPE_CHECKING:
     from llink.interfaces import Language
 
 NAMES = "names.yaml"
-_JOINERS = "\N{KHMER SIGN COENG}\N{MYANMAR SIGN VIRAMA}"
+# Signs that make the letter behind them part of the one before.
+_STACKERS = r"[\p{Indic_Syllabic_Category=Invisible_Stacker}\p{Indic_Syllabic_Category=Virama}]"
 UNITS = (
     "kg|mg|µg|g|km/h|km²|km|cm|mm|m²|m³|m|ha|ml|mL|l|L|kWh|MWh|kW|MW|GW|W|kB|KB|MB|GB|TB|KiB|MiB|GiB|Kbps|Mbps|kbit/s|Mbit/s|"
     "kHz|MHz|GHz|Hz|mAh|mA|A|mV|kV|V|hPa|dpi|px|pt|fps|ms|°C|°F|°|%|USD|KHR|EUR|GBP"
 )
 _LETTER = "A-Za-zÀ-ÖØ-öø-ɏ"
+# The digits of a language itself stand here as noncharacters of Unicode, so that they end an address: no address has
+# them, and some languages put no space behind one.
+_OWN = "".join(map(chr, range(0xFDD0, 0xFDDA)))
+_AS_ASCII = str.maketrans(_OWN, "0123456789")
+_D = f"[0-9{_OWN}]"
+_W = f"A-Za-z_0-9{_OWN}"
 # In the order in which they take their characters: a number in an address is not a number. A letter of another
 # script may stand right before or behind; Khmer and Burmese write no spaces.
 _KINDS = {
@@ -39,15 +47,21 @@ _KINDS = {
     "option": r"(?<![^\s(\"'“])--?[A-Za-z][\w-]*",
     "path": r"(?<![\w.])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]*\w){2,}/?|(?<![\w.])~/[\w./-]*\w",
     "file": r"(?<![\w.-])[\w-]+(?:\.[\w-]+)*\.[a-z][a-z0-9]{1,4}(?![\w-]|\.\w)",
+    # And fractions, of which neither half stands for itself.
     "date": (
-        r"(?<![\w/.-])(?:\d{4}-\d{1,2}-\d{1,2}(?:T\d\d:\d\d(?::\d\d)?)?|\d{1,2}/\d{1,2}/\d{2,4}|\d{1,2}-\d{1,2}-\d{4}|"
-        r"\d{1,2}:\d\d(?::\d\d)?(?: ?[AaPp][Mm]\b)?)(?![\w/])"
+        rf"(?<![{_W}/.-])(?:{_D}{{4}}-{_D}{{1,2}}-{_D}{{1,2}}(?:T{_D}{_D}:{_D}{_D}(?::{_D}{_D})?)?|"
+        rf"{_D}{{4}}/{_D}{{1,2}}/{_D}{{1,2}}|{_D}{{1,2}}/{_D}{{1,2}}/{_D}{{2,4}}|{_D}{{1,4}}/{_D}{{1,4}}|"
+        rf"{_D}{{4}}\.{_D}{{1,2}}\.{_D}{{1,2}}|{_D}{{1,2}}\.{_D}{{1,2}}\.{_D}{{4}}|{_D}{{1,2}}-{_D}{{1,2}}-{_D}{{4}}|"
+        rf"{_D}{{1,2}}:{_D}{_D}(?::{_D}{_D})?(?: ?[AaPp][Mm]\b)?)(?![{_W}/])"
     ),
+    # Groups of three may stand apart. A number behind letters is part of a code, but for one in other digits that ends
+    # an address.
     "number": (
-        r"(?<![\w.,/])(?:[$€£¥] ?)?(?:(?<![\w)-])[-+])?\d+(?:[.,]\d+)*"
-        rf"(?: ?(?:{UNITS})(?![A-Za-z0-9]))?(?![A-Za-z0-9_]|-[A-Z])"
+        rf"(?:(?<![{_W}.,/])|(?<=[A-Za-z])(?=[{_OWN}]))(?:[$€£¥] ?)?(?:(?<![{_W})-])[-+])?"
+        rf"(?:{_D}{{1,3}}(?: {_D}{{3}})+(?!{_D})|{_D}+)(?:[.,]{_D}+)*"
+        rf"(?: ?(?:{UNITS})(?![A-Za-z0-9]))?(?![{_W}]|-[A-Z]|/{_D})"
     ),
-    "code": r"(?<![\w.-])(?=[\w.-]*[A-Za-z])(?=[\w.-]*[\d_])\w+(?:[-.]\w+)*",
+    "code": rf"(?<![{_W}.-])(?=[{_W}.-]*[A-Za-z])(?=[{_W}.-]*[0-9_{_OWN}])[{_W}]+(?:[-.][{_W}]+)*",
 }
 _FIXED = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), re.ASCII)
 _DIGIT_THEN_UNIT = re.compile(rf"(?<=\d) ?(?={UNITS})")
@@ -72,9 +86,12 @@ def find(text: str, language: Language) -> list[str]:
         text: normalised, in any script; where no letter is of the language's own script it is taken for text in
             Latin letters, of which only capitalised words within a sentence count as names.
     """
-    text = language.ascii_digits(text)
-    found = [(match.start(), _spelled(match[0], str(match.lastgroup))) for match in _FIXED.finditer(text)]
-    left = _FIXED.sub(lambda match: "\0" * len(match[0]), text)
+    text = _own_digits_marked(text, language)
+    found = [
+        (match.start(), _spelled(match[0].translate(_AS_ASCII), str(match.lastgroup)))
+        for match in _FIXED.finditer(text)
+    ]
+    left = _FIXED.sub(lambda match: "\0" * len(match[0]), text).translate(_AS_ASCII)
     known, pattern = names(language.package)
     if known:
         found += [(match.start(), known[match[0]]) for match in pattern.finditer(left)]
@@ -84,6 +101,17 @@ def find(text: str, language: Language) -> list[str]:
     else:
         found += _names(left)
     return list(dict.fromkeys(value for _, value in sorted(found)))
+
+
+def _own_digits_marked(text: str, language: Language) -> str:
+    """``text`` with signs of numbers as in English, and digits that are not 0-9 as the characters of ``_OWN``."""
+    text = text.translate(dict.fromkeys(map(ord, _OWN), "\0"))
+    plain = ascii_number_marks(language.ascii_digits(text))
+    if len(plain) != len(text):  # numerals that are no digits, one for one
+        return plain
+    return "".join(
+        _OWN[int(new)] if new != old and new in "0123456789" else new for old, new in zip(text, plain, strict=True)
+    )
 
 
 @cache
@@ -108,7 +136,7 @@ def names(package: str) -> tuple[dict[str, str], Any]:
         reason = " ".join(str(error).split())
         raise LlinkError("E531", f"{path} cannot be read: {reason}", "Write it like that of Khmer.") from error
     listed = "|".join(map(regex.escape, sorted(known, key=len, reverse=True)))
-    return known, regex.compile(rf"(?<![{_JOINERS}])(?:{listed})(?!\p{{M}})")
+    return known, regex.compile(rf"(?<!{_STACKERS})(?:{listed})(?!\p{{M}})")
 
 
 def kind(value: str) -> str:

@@ -10,11 +10,13 @@ from llink_amharic.sources import SOURCES
 class Amharic(Language):
     def normalise(self, text: str) -> str:
         """As in every language, after one letter a sound, one full stop, and numerals as 0-9."""
-        return super().normalise(self.ascii_digits(ethiopic.one_letter_a_sound(ethiopic.punctuate(text))))
+        # What nobody sees goes first: within a numeral it would make two of it.
+        seen = ethiopic.one_letter_a_sound(ethiopic.punctuate(super().normalise(text)))
+        return super().normalise(ethiopic.ascii_numerals(seen))
 
     def ascii_digits(self, text: str) -> str:
-        """Ethiopic numerals as 0-9; they have no zero and no place value."""
-        return ethiopic.ascii_numerals(text)
+        """As in every language, and Ethiopic numerals as the numbers they stand for."""
+        return ethiopic.ascii_numerals(super().ascii_digits(text))
 
     def likelihood(self, text: str) -> float:
         """By the small words of Amharic and of Tigrinya, and the letters that only Tigrinya needs."""

@@ -17,7 +17,13 @@ _HOMOPHONES = str.maketrans(
 
 # A full stop is typed as two word spaces or two colons where a keyboard has no "።".
 _FULL_STOP = re.compile(r"፡ ?፡|(?<=[ሀ-ፚ]) ?::")
-_NUMERAL = re.compile("[፩-፼]+")
+_NUMERAL = re.compile(r"(?<!\d)[፩-፼]+(?!\d)")
+# Tens and ones before and behind a ፻, and such groups before and behind each ፼.
+_PAIR = "(?:[፲-፺][፩-፱]?|[፩-፱])"
+_GROUP = f"(?:{_PAIR}?፻{_PAIR}?|{_PAIR})"
+_WELL_FORMED = re.compile(f"{_GROUP}|{_GROUP}?(?:፼{_GROUP}?)+")
+# A year without its ፻, as it is said in two parts: nineteen, eighty-two.
+_YEAR = re.compile("([፲፳][፩-፱]?)([፲-፺][፩-፱]?)")
 
 # Small words that only one of the two languages has.
 _AMHARIC = frozenset(
@@ -44,8 +50,18 @@ def punctuate(text: str) -> str:
 
 
 def ascii_numerals(text: str) -> str:
-    """``text`` with each Ethiopic numeral as the number it stands for (፳፻፲፭ is 2015)."""
-    return _NUMERAL.sub(lambda match: str(_value(match[0])), text)
+    """``text`` with each Ethiopic numeral as the number it stands for: ፳፻፲፭ is 2015, and so is the year ፳፲፭.
+
+    The numerals have no zero and no place value. A run that is neither a number nor such a year is left as it is.
+    """
+    return _NUMERAL.sub(lambda match: _read(match[0]), text)
+
+
+def _read(numeral: str) -> str:
+    if _WELL_FORMED.fullmatch(numeral):
+        return str(_value(numeral))
+    year = _YEAR.fullmatch(numeral)
+    return f"{_value(year[1])}{_value(year[2])}" if year else numeral
 
 
 def _value(numeral: str) -> int:

@@ -4,9 +4,14 @@ from llink.hookspecs import hookimpl
 from llink.interfaces import Language
 from llink_khmer.samples import SAMPLES
 from llink_khmer.sources import SOURCES
+from llink_khmer.spelling import ordered
 
 
 class Khmer(Language):
+    def normalise(self, text: str) -> str:
+        """As in every language, with the signs of each syllable in one order."""
+        return ordered(super().normalise(text))
+
     def sentences(self, text: str) -> list[str]:
         """As in every language, but "។ល។" ("and so on") is one mark, not an end and an "ល"."""
         hidden = text.replace("\0", " ").replace("។ល។", "\0។")

@@ -13,11 +13,12 @@ from llink.constrained import KnownDigits, known, may_follow
 from llink.interfaces import Decoder
 from llink.models import load_decoder
 from llink.reading import generate_ids
+from llink.unicode import ascii_digits
 
 
 def spells(answer: str, values: Sequence[str]) -> bool:
     """Whether each digit of an answer may stand where it does."""
-    forms = known(values)
+    forms, answer = known(values), ascii_digits(answer)
     return all(
         any(rest.startswith(c) for rest in may_follow(answer[:i], forms))
         for i, c in enumerate(answer)
@@ -46,6 +47,10 @@ def spells(answer: str, values: Sequence[str]) -> bool:
         (["%1"], "Delete “%1”?"),
         (["Office 365"], "Install Office 365."),
         ([], "No number at all."),
+        (["12 345"], "12,345 riel, 12345, or 12 and 345"),
+        (["1/2"], "1/2"),
+        (["៣០"], "30"),  # of a plugin that leaves digits as they are
+        (["30"], "៣០ or ３０"),
     ],
 )
 def test_usual_ways_of_writing_a_value(values: list[str], answer: str) -> None:
@@ -67,6 +72,9 @@ def test_usual_ways_of_writing_a_value(values: list[str], answer: str) -> None:
         (["2020-05-17T10:30"], "2008"),
         (["Phnom Penh"], "7 people"),
         ([], "COVID-19"),
+        (["30"], "៤"),
+        (["30"], "３１"),
+        ([], "٣"),
     ],
 )
 def test_what_no_value_spells(values: list[str], answer: str) -> None:
@@ -90,6 +98,26 @@ def test_every_token_of_a_vocabulary(decoder: Decoder, said: str) -> None:
         text = decoder.detokenize([*ids, i, *decoder.tokenize("z")])
         twice = said.endswith(" ") and text[len(said) : len(said) + 1].isspace()
         assert (score == 0.0) == (spells(text, values) and not twice), (said, text)
+
+
+@pytest.mark.parametrize("digit", ["៣", "４", "٣"])
+def test_a_digit_byte_by_byte(decoder: Decoder, digit: str) -> None:
+    """A digit of another script is ruled out at its last byte, where its number is not in the text."""
+    ids = decoder.tokenize(f"It is {digit}")
+    assert decoder.detokenize(ids).endswith(digit)
+    size = len(decoder.embedding_matrix())
+
+    def allowed(values: list[str]) -> bool:
+        return all(
+            float(
+                KnownDigits(decoder, [known(values)])(torch.tensor([ids[:n]]).long(), torch.zeros(1, size))[0, ids[n]]
+            )
+            == 0
+            for n in range(1, len(ids))
+        )
+
+    assert allowed(["3", "4"])
+    assert not allowed(["5"])
 
 
 def test_rows_of_a_batch_have_their_own(decoder: Decoder) -> None:

@@ -46,6 +46,14 @@ def decoder(models: Callable[[str], str]) -> Decoder:
         ("លេខកូដ E204 និង UTF-8 និង ERR_TIMEOUT", ["E204", "UTF-8", "ERR_TIMEOUT"]),
         ("ឯកសារ %s មាន %1$d បន្ទាត់ក្នុង {name} និង $HOME", ["%s", "%1$d", "{name}", "$HOME"]),
         ("Firefox ៣.៥ និង Firefox ៤", ["Firefox", "3.5", "4"]),
+        # Signs as they are written beside digits of other scripts, and digits that are of no address.
+        ("បាន ១٬២៣៤٫៥ និង １２，３４５ និង ១២٪ និង −៥", ["1,234.5", "12,345", "12%", "-5"]),
+        ("ទូរស័ព្ទ ០១២ ៣៤៥ ៦៧៨", ["012 345 678"]),
+        ("១/២ នៃ ៣ ថ្ងៃទី ១៧.០៥.២០១២", ["1/2", "3", "17.05.2012"]),
+        ("សូមមើល www.example.org១២នាក់", ["www.example.org", "12"]),
+        ("https://example.org/១២", ["https://example.org/"]),
+        ("លេខ ៣ ٣ ３ ৩", ["3"]),
+        ("﷑﷒ E២០៤", ["E204"]),
         ("ខ្ញុំសុខសប្បាយ។", []),
         ("", []),
         # English, as the English side of training has it: capitals tell names, a sentence's first word does not.

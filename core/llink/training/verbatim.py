@@ -20,7 +20,7 @@ from llink.verbatim import bounded, kind
 if TYPE_CHECKING:
     from llink.training.stage_b import Example
 
-_NUMBER = re.compile(r"([$€£¥]?[-+]?)(\d[\d.,]*)(.*)", re.DOTALL)
+_NUMBER = re.compile(r"([$€£¥]?[-+]?)(\d(?:[\d., ]*\d)?)(.*)", re.DOTALL)
 _SYLLABLES = tuple(a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "il"))
 _ENDINGS = ("com", "org", "net", "info", "io")
 
@@ -156,12 +156,14 @@ def _number(value: str, pick: random.Random) -> str:
 
 
 def _date(value: str, pick: random.Random) -> str:
+    if re.fullmatch(r"\d+/\d+", value):
+        return "".join(_sign(sign, pick) for sign in value)
     if ":" in value:
         return re.sub(r"\d+:\d\d", lambda _: f"{pick.randrange(1, 13)}:{pick.randrange(60):02}", value, count=1)
     year, month, day = pick.randrange(1900, 2040), pick.randrange(1, 13), pick.randrange(1, 29)
-    if re.match(r"\d{4}-", value):
-        return f"{year}-{month:02}-{day:02}"
-    sign = "/" if "/" in value else "-"
+    [sign] = set(re.sub(r"[\dT]", "", value)) or "-"
+    if re.match(r"\d{4}", value):
+        return f"{year}{sign}{month:02}{sign}{day:02}"
     return f"{day:02}{sign}{month:02}{sign}{year}"
 
 
