@@ -44,8 +44,11 @@ def test_unexpected_skips_fail_in_ci(ci: str, counts: str, tmp_path: Path) -> No
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "skips", "--continue-on-collection-errors", "--tb=line", str(tmp_path)],
         env={**os.environ, "LLINK_CI": ci, "PYTHONPATH": str(Path(__file__).parent)},
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert counts in done.stdout.splitlines()[-1]
     assert done.returncode == int(ci)
     assert ("CI skips nothing for this reason: too slow" in done.stdout) == (ci == "1")
