@@ -12,7 +12,7 @@ import pytest
 from llink.recipe import Recipe, validate
 from llink_khmer import SAMPLES
 
-pytest_plugins = ["llink.testing"]
+pytest_plugins = ["llink.testing", "skips"]
 
 
 @pytest.fixture(scope="session", autouse=True)

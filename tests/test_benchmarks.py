@@ -54,7 +54,6 @@ def home(
 
 @pytest.mark.parametrize("name", FEW)
 def test_benchmark(name: str, home: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     shutil.copy(ROOT / "docs" / "benchmarks.md", tmp_path)
     run = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / f"{name}.py", "--docs", tmp_path, *FEW[name]],

@@ -13,9 +13,7 @@ from llink.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2] / "shared" / "data"
 
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "km").is_dir(), reason=f"{ROOT} is not here: the text is not in the repository"
-)
+pytestmark = pytest.mark.skipif(not (ROOT / "km").is_dir(), reason=f"no development data in {ROOT}")
 
 
 def test_counts_are_those_of_its_readme() -> None:

@@ -52,7 +52,7 @@ def test_every_command_can_be_typed(command: str) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not LAO.is_dir(), reason="the Lao pairs of the page are not here")
+@pytest.mark.skipif(not LAO.is_dir(), reason="no development data: the Lao pairs of the page")
 def test_adding_lao_prints_what_the_page_shows(tmp_path: Path) -> None:
     import gzip
 

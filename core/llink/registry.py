@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, ge
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-import llink
+from llink import __version__
 from llink.errors import LlinkError, unknown_name
 from llink.home import atomic_write, ensure_folder, home, write_error
 
@@ -250,7 +250,7 @@ def registered_languages() -> dict[str, tuple[LanguageEntry, Layer]]:
 def packaged_registry() -> Path:
     """Inside the package when installed from a wheel, at the repository's root in a checkout."""
     inside = Path(str(files("llink") / "registry.yaml"))
-    return inside if inside.is_file() else Path(llink.__file__).parents[2] / "registry.yaml"
+    return inside if inside.is_file() else Path(__file__).parents[2] / "registry.yaml"
 
 
 def user_registry() -> Path:
@@ -356,8 +356,8 @@ def _migrate(data: MutableMapping[str, Any], path: Path) -> None:
     if version > VERSION:
         raise LlinkError(
             "E106",
-            f"Registry {path} is of version {version}; LLINK {llink.__version__} reads versions up to {VERSION}.",
-            f"It needs an LLINK newer than {llink.__version__}: pip install -U llink.",
+            f"Registry {path} is of version {version}; LLINK {__version__} reads versions up to {VERSION}.",
+            f"It needs an LLINK newer than {__version__}: pip install -U llink.",
         )
     for step in range(version, VERSION):
         _MIGRATIONS[step](data)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-import llink
+from llink import __version__
 from llink.errors import LlinkError
 from llink.home import ensure_folder, home, write_error
 from llink.interfaces import Language
@@ -280,7 +280,7 @@ def _values(
         "slug": where.package.removeprefix("llink_"),
         "source_import": ", Source" if language.sources else "",
         "title": title,
-        "version": llink.__version__,
+        "version": __version__,
     }
 
 

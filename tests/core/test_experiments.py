@@ -81,7 +81,6 @@ def rows(out: Path) -> list[dict[str, Any]]:
 
 
 def test_alignment_probe(arguments: Arguments, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     first = ran(arguments("alignment-probe"))
     found = rows(tmp_path / "out")
     assert [(row["vectors"], row["direction"]) for row in found] == [
@@ -121,7 +120,6 @@ def test_alignment_that_succeeds_has_no_warning(arguments: Arguments, tmp_path: 
 
 
 def test_killed_ablation_goes_on_to_the_same_table(arguments: Arguments, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     options = ("--values", "0,0.05", "--examples", "16")
     fatal = tmp_path / "out/weight-0.05/checkpoints/stage_b.safetensors"
     victim = [sys.executable, "-c", VICTIM, str(fatal), *arguments("usage-ablation", *options)]
@@ -148,7 +146,6 @@ def test_killed_ablation_goes_on_to_the_same_table(arguments: Arguments, tmp_pat
 def test_slot_sweep_trains_what_training_would(
     arguments: Arguments, raw_recipe: dict[str, Any], pairs_folder: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("matplotlib")
     ran(arguments("slot-sweep", "--values", "2,5", "--examples", "8", "--sample", "6"))  # all of the dev set
     two, five = rows(tmp_path / "out")
     assert five["prompt tokens"] - two["prompt tokens"] == 3
@@ -162,7 +159,6 @@ def test_slot_sweep_trains_what_training_would(
 
 
 def test_slot_sweep_asks_questions(taught: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     monkeypatch.setenv("LLINK_HOME", str(taught.folder / "home"))
     place = ["--recipe", str(taught.folder / "recipe.yaml"), "--data", str(taught.folder), "--out", str(tmp_path)]
     # Its dev set is what it was trained on, which a run leaves out of the training data.
@@ -178,7 +174,6 @@ def test_slot_sweep_asks_questions(taught: Any, monkeypatch: pytest.MonkeyPatch,
 def test_injectors_each_with_its_own_options(
     arguments: Arguments, raw_recipe: dict[str, Any], pairs_folder: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("matplotlib")
     options = ("--values", "3", "--examples", "8", "--sample", "6", "--set", "verbatim.tokens=12")
     done = ran(arguments("injectors", *options))
     found = rows(tmp_path / "out")
@@ -215,7 +210,6 @@ def test_injectors_each_with_its_own_options(
 def test_ablation_leaves_out_each_step_that_there_is(
     arguments: Arguments, raw_recipe: dict[str, Any], pairs_folder: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("matplotlib")
     sets = ("--set", "verbatim.tokens=12", "--set", "data.repeat={samples: 2}")
     ran(arguments("ablation", "--examples", "8", "--sample", "6", *sets))
     found = {row["left out"]: row for row in rows(tmp_path / "out")}
@@ -247,7 +241,6 @@ def test_ablation_leaves_out_each_step_that_there_is(
 
 
 def test_ablation_retrieves_among_all_candidates(arguments: Arguments, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     bare = ("stage_a.english_side=false", "stage_b.english_share=0", "warm_start.epochs=0", "injector.kind=pooled")
     bare += ("data.train=[dev.jsonl]", "data.dev={dev: train.jsonl}")  # 24 candidates, of which the sample has two
     ran(arguments("ablation", "--examples", "8", "--sample", "2", *(word for key in bare for word in ("--set", key))))
@@ -257,7 +250,6 @@ def test_ablation_retrieves_among_all_candidates(arguments: Arguments, tmp_path:
 
 
 def test_general_text_tries_other_pairs_and_a_map(arguments: Arguments, pairs_folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     data = Path(shutil.copytree(pairs_folder, tmp_path / "data"))
     write_pairs(data / "am" / "train.jsonl.gz", [Pair(s.english, s.foreign) for s in language("am").samples[:9]])
     ran([*arguments("general-text"), "--data", str(data)])
@@ -297,7 +289,6 @@ def test_teacher_from_one_pass_is_the_teacher_of_training(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip("matplotlib")
     done = ran(arguments("teacher", "--values", "0,2,-1"))
     found = rows(tmp_path / "out")
     assert len(found) == 2 + 4 + 4  # layer 0 at the reserved token says nothing of a text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -17,7 +16,6 @@ from llink.cli import main
 
 PLOTS = ("ranks", "r-1-against-length", "loss-with-and-without", "exact-values", "quality-against-position",
          "tokens-against-latency")  # fmt: skip
-NEEDS = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason='pip install "llink[report]"')
 
 
 def llink(*args: str | Path) -> Result:
@@ -49,7 +47,6 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-@NEEDS
 def test_page(folder: Path) -> None:
     done = llink("report", folder)
     assert done.exit_code == 0, done.output
@@ -71,7 +68,6 @@ def test_page(folder: Path) -> None:
     assert sorted(linked) == [f"plots/{path.name}" for path in images]
 
 
-@NEEDS
 def test_every_number_of_the_evaluation_is_on_the_page(folder: Path) -> None:
     assert llink("report", folder).exit_code == 0
     page = (folder / "report.html").read_text("utf-8")
@@ -83,7 +79,6 @@ def test_every_number_of_the_evaluation_is_on_the_page(folder: Path) -> None:
                 assert re.search(rf"<td>{re.escape(metric)}</td>.*>{re.escape(shown)}</td>", page), metric
 
 
-@NEEDS
 def test_text_is_not_markup(folder: Path) -> None:
     place = folder / "translate" / "dev" / "predictions.jsonl"
     rows = [json.loads(line) for line in place.read_text("utf-8").splitlines()]
@@ -99,7 +94,6 @@ def test_text_is_not_markup(folder: Path) -> None:
     assert all(link.startswith("data:") for link in Tags(page).links)
 
 
-@NEEDS
 def test_some_suites_only(folder: Path) -> None:
     """What was not measured has no plot; the page is made all the same."""
     content = json.loads((folder / "metrics.json").read_text("utf-8"))

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,6 @@ def test_log_has_what_the_plot_shows(tiny_run: Path) -> None:
 
 
 def test_plot_is_drawn_from_the_log_alone(tiny_run: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     assert (tiny_run / "train.png").read_bytes().startswith(b"\x89PNG")
     assert draw(tmp_path) is None
     shutil.copy(tiny_run / "metrics.jsonl", tmp_path)
@@ -129,7 +127,7 @@ def test_a_run_that_is_ended_from_outside(
         assert session["outcome"] == "SystemExit: 143"
         assert "stage_b" in session["parts"]
         assert "Memory:" in ended.stdout
-        assert (out / "train.png").exists() == (find_spec("matplotlib") is not None)
+        assert (out / "train.png").exists()
     else:
         assert ended.returncode == -signal.SIGKILL
         assert session["outcome"] == "running"
@@ -204,20 +202,19 @@ def test_tracker_misspelt(recipe_file: Path, pairs_folder: Path, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
-def test_tracker_not_installed(recipe_file: Path, pairs_folder: Path, tmp_path: Path) -> None:
-    missing = [name for name, package in trackers.TRACKERS.items() if find_spec(package) is None]
-    if not missing:
-        pytest.skip("every tracker is installed")
-    done = train_by_command(recipe_file, pairs_folder, tmp_path / "run", "--track", missing[0])
+def test_tracker_not_installed(
+    recipe_file: Path, pairs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, trackers.TRACKERS["wandb"], None)
+    done = train_by_command(recipe_file, pairs_folder, tmp_path / "run", "--track", "wandb")
     assert done.exit_code == 1
     [line] = [line for line in done.output.splitlines() if "[E420]" in line]
-    assert f"pip install {missing[0]}" in line
+    assert "pip install wandb" in line
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("more", [["--stage", "a"], ["--baseline", "direct-lora"]], ids=["stage a", "baseline"])
 def test_tensorboard(more: list[str], recipe_file: Path, pairs_folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     out = tmp_path / "run"
