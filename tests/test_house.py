@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[1]
 PLUGINS = ["llink_plugins", *(path.parent.name for path in sorted(ROOT.glob("languages/*/__init__.py")))]
 # The files and folders of core/llink from the ground up, plugins above; each imports of its own floor and of lower ones.
 FLOORS = [
-    "errors figures endpoint hookspecs home interfaces iso kept progress quiet ranks recipe round_trip script text verbatim",
+    "errors figures endpoint generic hookspecs home interfaces iso kept progress quiet ranks recipe round_trip script text unicode verbatim",
     "models plugins registry store",
-    "adapter bridge card constrained injectors lora losses passages projectors prompt reading scoring",
+    "adapter bridge card constrained injectors lora losses passages projectors prompt reading scoring shared",
     "data",
     "engine scheduler shelf",
     "training",

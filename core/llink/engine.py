@@ -737,9 +737,10 @@ class Engine:
         if share < KNOWN:
             script = ", ".join(name.title() for name, _ in script_counts(text).most_common(1)) or "its letters"
             raise LlinkError(
-                "E509", f"The encoder '{self.encoder.name}' does not know the script of the text ({script}).",
+                "E509",
+                f"The encoder '{self.encoder.name}' does not know the script of the text ({script}).",
                 "Take another encoder; `llink models` lists them.",
-            )  # fmt: skip
+            )
 
     def _must_fit(self, part: str, count: int) -> None:
         if count > self.encoder.max_tokens:

