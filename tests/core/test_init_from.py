@@ -30,8 +30,8 @@ def opened(raw: dict[str, Any], pairs_folder: Path, out: Path) -> Run:
 def test_the_bridge_starts_as_the_older_adapter_left_it(
     raw: dict[str, Any], tiny_adapter: Path, pairs_folder: Path, tmp_path: Path
 ) -> None:
-    started = opened(raw, pairs_folder, tmp_path / "run").bridge().state_dict()
-    older = load_bridge(tiny_adapter, read_manifest(tiny_adapter)).state_dict()
+    started = opened(raw, pairs_folder, tmp_path / "run").bridge().weights()
+    older = load_bridge(tiny_adapter, read_manifest(tiny_adapter)).weights()
     assert started.keys() == older.keys()
     assert all(torch.equal(started[name], older[name]) for name in older)
 

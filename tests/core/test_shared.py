@@ -166,6 +166,12 @@ def test_inspect_knows_languages_without_a_plugin(encoder_folder: str, decoder_f
     assert "The shared adapter" not in done.output
 
 
+def test_inspect_without_a_pair_to_look_at(encoder_folder: str, decoder_folder: str, tmp_path: Path) -> None:
+    """CLDR knows no name of a country in Assyrian."""
+    asked = ["inspect", "aii", "--encoder", encoder_folder, "--decoder", decoder_folder, "--data", str(tmp_path)]
+    assert "[E201] Unknown language 'aii'" in CliRunner().invoke(main, asked).output
+
+
 def test_inspect_of_no_language(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["inspect", "qqq", "--data", str(tmp_path)])
     assert "[E201]" in done.output

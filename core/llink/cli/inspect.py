@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llink.cli.options import data_option
+from llink.errors import LlinkError
 from llink.interfaces import Language
 
 if TYPE_CHECKING:
@@ -62,14 +63,19 @@ def command(
     check_names(recipe)
 
     from llink.inspection import inspect
+    from llink.plugins import language
 
-    result = inspect(entry, recipe, data, pairs)
+    try:
+        result = inspect(entry, recipe, data, pairs)
+    except LlinkError as error:
+        if error.code == "E228" and not entry.package:
+            language(code)  # no plugin and not a pair: more likely a slip, which this tells
+        raise
     click.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False) if as_json else text(result))
 
 
 def inspected(code: str) -> Language:
     """The language of a plugin, else as ISO 639, CLDR and Unicode know it; E201 where nobody does."""
-    from llink.errors import LlinkError
     from llink.generic import generic_language
     from llink.plugins import language
 
