@@ -75,25 +75,34 @@ _NUMBER_MARKS = {
     "FIGURE DASH": "-",
     "FRACTION SLASH": "/",
 }
-_ASCII_MARKS = ".,:/+-%$£¥"
 
 
 @cache
 def _number_marks() -> tuple[dict[str, str], regex.Pattern[str]]:
+    """ASCII signs of numbers by those that mean the same, and where those do: between digits, before or behind one."""
     marks = {}
     for char in having(r"[[\p{P}\p{S}]--\p{ASCII}]"):
         name, plain = unicodedata.name(char, ""), unicodedata.normalize("NFKC", char)
-        ascii_marks = [mark for end, mark in _NUMBER_MARKS.items() if name.endswith(end)]
-        if ascii_marks or (plain != char and plain in _ASCII_MARKS):
-            marks[char] = ascii_marks[0] if ascii_marks else plain
-    one = f"[{''.join(marks)}]"
-    return marks, regex.compile(rf"(?<=[0-9] ?){one}|{one}(?= ?[0-9])")
+        named = [mark for end, mark in _NUMBER_MARKS.items() if name.endswith(end)]
+        if named or plain in ".,:/+-%$£¥":
+            marks[char] = named[0] if named else plain
+
+    def those(of: str) -> str:
+        return "[" + "".join(char for char, mark in marks.items() if mark in of) + "]"
+
+    # A comma of full width is more often one of the sentence.
+    wide = "".join(char for char in marks if unicodedata.normalize("NFKC", char) == ",")
+    return marks, regex.compile(
+        rf"(?<=[0-9])(?![{wide}](?![0-9]{{3}}(?![0-9]))){those('.,:/-')}(?=[0-9])|"
+        rf"{those('+-$£¥')}(?= ?[0-9])|(?<=[0-9] ?){those('%')}"
+    )
 
 
 def ascii_number_marks(text: str) -> str:
-    """``text``, as long as it was, with ASCII signs beside ASCII digits for those of other scripts and of full width.
+    """``text``, as long as it was, with the signs of ASCII for those that other scripts put between and beside digits.
 
-    Such as the decimal and thousands separator and the percent sign of Arabic, and the minus sign of mathematics.
+    Such as the decimal and thousands separator and the percent sign of Arabic, signs of full width, and the minus sign
+    of mathematics; the digits themselves are 0-9.
     """
     if text.isascii():
         return text

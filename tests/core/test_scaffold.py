@@ -229,6 +229,14 @@ def test_right_to_left_with_one_of_two_sets_of_digits(here: Path) -> None:
     assert "right to left" in (here / "llink-urdu" / "CARD.md").read_text("utf-8")
 
 
+def test_digits_that_cldr_names_where_no_data_tell(here: Path) -> None:
+    for code in ("fa", "ur", "ps"):
+        assert "digits ۰۱۲۳۴۵۶۷۸۹" in llink("add-language", code, "--dry-run", cwd=here).stdout
+    pairs = tsv(here / "ps.tsv", [f"دا سیند لوی دی {'آ' * (i + 1)}" for i in range(20)])
+    assert "digits ۰۱۲۳۴۵۶۷۸۹" in llink("add-language", "ps", "--data", pairs, "--dry-run", cwd=here).stdout
+    assert "digits ٠١٢٣٤٥٦٧٨٩" in llink("add-language", "sd", "--dry-run", cwd=here).stdout
+
+
 def test_a_language_in_two_scripts(here: Path) -> None:
     pairs = tsv(here / "sr.tsv", [f"{'Река је широка' if i % 2 else 'Reka je široka'} {i}" for i in range(20)])
     report = llink("add-language", "sr", "--data", pairs, "--dry-run", cwd=here).stdout
