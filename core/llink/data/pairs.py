@@ -15,10 +15,14 @@ from typing import Any
 from llink import plugins
 from llink.data.files import lines, written
 from llink.errors import LlinkError
-from llink.interfaces import PairReader
+from llink.interfaces import Broken, PairReader
 from llink.recipe import Data
 
 BROKEN = "broken"
+LOST = "\ufffd"
+"""What decoders put in place of bytes that are no character."""
+MOST_BROKEN = 0.1
+"""Share of broken rows from which on a file is not trained on: who made it, made it wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,14 @@ class Pairs:
         )
 
 
-def read_pairs(source: str, root: Path, columns: dict[str, str] | None = None, language: str | None = None) -> Pairs:
+def read_pairs(
+    source: str,
+    root: Path,
+    columns: dict[str, str] | None = None,
+    language: str | None = None,
+    *,
+    sound: bool = False,
+) -> Pairs:
     """All pairs of one source, as they stand.
 
     Args:
@@ -77,30 +88,52 @@ def read_pairs(source: str, root: Path, columns: dict[str, str] | None = None, l
         root: the ``--data`` folder.
         columns: which fields hold the ``english`` and ``foreign`` text where they go by other names, dots for nesting.
         language: code of the foreign side, for formats that hold several languages.
+        sound: whether a source of which more than ``MOST_BROKEN`` is broken is refused.
 
     Raises:
         LlinkError: E210 when the source is missing, E211 when none of its rows is a pair, E212 when the file is
-            damaged, E213 when no reader knows its suffix, E214 when it has no such column.
+            damaged, E213 when no reader knows its suffix, E214 when it has no such column, E233 when it is not ``sound``.
     """
     pairs = Pairs()
-    pairs.rows = list(_pairs(pairs, source, root, columns, language))
+    pairs.rows = list(_pairs(pairs, source, root, columns, language, sound=sound))
     return pairs
 
 
 def _pairs(
-    seen: Pairs, source: str, root: Path, columns: dict[str, str] | None, language: str | None = None
+    seen: Pairs,
+    source: str,
+    root: Path,
+    columns: dict[str, str] | None,
+    language: str | None = None,
+    *,
+    sound: bool = True,
 ) -> Iterator[Pair]:
-    """The pairs of a source, one at a time; what is none is counted in ``seen``. E211 at the end if there was none."""
-    some = False
+    """The pairs of a source, one at a time; what is none is counted in ``seen``. E211 at the end if there was none, and
+    E233 if too much was broken, where it has to be ``sound``."""
+    good, why = 0, ""
     for place, row in rows(source, root, columns, language):
         if isinstance(row, Pair):
-            some = True
+            good += 1
             yield row
         else:
             seen.skip(row.reason, place if row.reason == BROKEN else "")
-    if not some:
+            why = why or (f"; {place}: {row.detail}" if row.reason == BROKEN else "")
+    if not good:
         layout = _reader(source).layout
-        raise LlinkError("E211", f"No pair in {source} ({seen.summary(0)}).", layout and f"Expected: {layout}.")
+        raise LlinkError("E211", f"No pair in {source} ({seen.summary(0)}{why}).", layout and f"Expected: {layout}.")
+    if sound:
+        check_sound(source, seen, good + sum(seen.skipped.values()), why)
+
+
+def check_sound(source: str, seen: Pairs, total: int, why: str = "") -> None:
+    """E233 where more than ``MOST_BROKEN`` of the ``total`` rows of a source are broken; ``why`` says it of the first."""
+    broken = seen.skipped.get(BROKEN, 0)
+    if broken > MOST_BROKEN * total:
+        raise LlinkError(
+            "E233", f"{broken} of {total} rows of {source} are broken, more than a tenth "
+            f"(first: {', '.join(seen.first_bad)}{why}).",
+            "See them all with `llink data validate --all`, and mend or take out what is wrong.",
+        )  # fmt: skip
 
 
 def rows(
@@ -110,7 +143,7 @@ def rows(
     reader = _reader(source)
     where = source if reader.prefix else str(source_file(source, root))
     columns = columns or {}
-    with _damage_of(where):
+    with damage_of(where):
         for place, row in reader.read(where, language, columns):
             yield place, _pair(row, columns, reader.name)
 
@@ -122,8 +155,12 @@ def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
         LlinkError: E112 when the folder cannot be written to, E113 when the disk is full.
     """
     with written(path) as out:
-        for pair in pairs:
-            out.write(json.dumps(asdict(pair), ensure_ascii=False) + "\n")
+        out.writelines(map(pair_line, pairs))
+
+
+def pair_line(pair: Pair) -> str:
+    """A pair as a line of JSONL."""
+    return json.dumps(asdict(pair), ensure_ascii=False) + "\n"
 
 
 def training_pairs(data: Data, root: Path, normalise: Callable[[str], str]) -> Pairs:
@@ -199,7 +236,7 @@ def repeated(pairs: Iterable[Pair], times: Mapping[str, int]) -> list[Pair]:
 def dev_pairs(data: Data, root: Path, name: str, normalise: Callable[[str], str]) -> Pairs:
     """A dev set of the recipe, normalised like training text; ``file#source`` takes one source's rows of a file."""
     file, _, only = data.dev[name].partition("#")
-    pairs = read_pairs(file, root, data.columns)
+    pairs = read_pairs(file, root, data.columns, sound=True)
     rows = [
         Pair(normalise(p.english), normalise(p.foreign), p.source, p.licence)
         for p in pairs.rows
@@ -216,13 +253,31 @@ def held_out(data: Data, root: Path, normalise: Callable[[str], str]) -> set[str
     return {p.english for name in data.dev for p in dev_pairs(data, root, name, normalise).rows}
 
 
-def english_text(data: Data, root: Path, normalise: Callable[[str], str]) -> list[str]:
-    """General English sentences of the recipe, none of a dev set, at most ``max_english``, picked by hash."""
+def english_text(data: Data, root: Path, normalise: Callable[[str], str], counts: Pairs | None = None) -> list[str]:
+    """General English sentences of the recipe, none of a dev set, at most ``max_english``, picked by hash.
+
+    Args:
+        counts: takes in how many lines were broken.
+
+    Raises:
+        LlinkError: E210 for a missing file, E212 for a damaged one, E233 for one with too many broken lines.
+    """
     found: set[str] = set()
     for source in data.english:
-        path = source_file(source, root)
-        with _damage_of(path):
-            found |= {normalise(line) for _, line in lines(path)}
+        path, seen, total = source_file(source, root), Pairs(), 0
+        with damage_of(path):
+            for place, line in lines(path):
+                total += 1
+                if isinstance(line, Broken) or LOST in line:
+                    seen.skip(BROKEN, place)
+                else:
+                    found.add(normalise(line))
+        check_sound(source, seen, total)
+        if counts and seen.skipped:
+            counts.skipped["broken lines of English"] = (
+                counts.skipped.get("broken lines of English", 0) + seen.skipped[BROKEN]
+            )
+            counts.first_bad = (counts.first_bad + seen.first_bad)[:3]
     found -= held_out(data, root, normalise)
     kept = [line for line in found if len(line.split()) >= data.min_words and len(line) <= data.max_chars]
     return sorted(kept, key=share)[: data.max_english]
@@ -245,7 +300,7 @@ def source_file(source: str, root: Path) -> Path:
 
 
 @contextmanager
-def _damage_of(where: str | Path) -> Iterator[None]:
+def damage_of(where: str | Path) -> Iterator[None]:
     """Whatever a reader trips over is damage of its file: E212."""
     try:
         yield
@@ -271,26 +326,41 @@ def _reader(source: str) -> PairReader:
     return max(fitting, key=lambda found: found[0])[1]
 
 
-def _pair(row: Mapping[str, Any] | str | None, columns: Mapping[str, str], format: str) -> Pair | LeftOut:
+def _pair(row: Mapping[str, Any] | str | Broken | None, columns: Mapping[str, str], format: str) -> Pair | LeftOut:
     """A pair out of a row, or why there is none."""
     if isinstance(row, str):
         return LeftOut(row, row)
+    if isinstance(row, Broken):
+        return LeftOut(BROKEN, row.why)
     if not isinstance(row, Mapping):
         return LeftOut(BROKEN, f"no row of {format}")
     sides = {side: _field(row, columns.get(side, side)) for side in ("english", "foreign")}
     for side, text in sides.items():
-        if not isinstance(text, str) or not text.strip():
-            what = "no text" if text is None or isinstance(text, str) else f"no text but {type(text).__name__}"
-            return LeftOut(BROKEN, f"{columns.get(side, side)}: {what}")
+        if why := _wrong(text):
+            return LeftOut(BROKEN, f"{columns.get(side, side)}: {why}")
     # A source and a licence stand on many rows: one string serves them all.
-    source, licence = (intern(str(row.get(key) or "unknown")) for key in ("source", "licence"))
+    source, licence = (intern(str(_field(row, columns.get(key, key)) or "unknown")) for key in ("source", "licence"))
     return Pair(sides["english"], sides["foreign"], source, licence)
 
 
+def _wrong(text: Any) -> str | None:
+    """Why this is no text of a pair."""
+    if not isinstance(text, str):
+        return "no text" if text is None else f"no text but {type(text).__name__}"
+    if LOST in text:
+        return "a character was lost in decoding (U+FFFD)"
+    if "\0" in text:
+        return "a zero character"
+    return None if text.strip() else "no text"
+
+
 def _field(row: Mapping[str, Any], dotted: str) -> Any:
+    """What stands under a name; a dot is part of a name, or leads into what stands under it. The longest name counts."""
     if dotted in row:
         return row[dotted]
-    value: Any = row
-    for part in dotted.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    parts = dotted.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        inside = row.get(".".join(parts[:count]))
+        if isinstance(inside, Mapping) and (value := _field(inside, ".".join(parts[count:]))) is not None:
+            return value
+    return None
