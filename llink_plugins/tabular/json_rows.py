@@ -14,7 +14,7 @@ from llink.interfaces import Broken, Row
 
 BLOCK = 1 << 16
 TOO_LONG = f"longer than {MAX_LINE:,} characters"
-_SPREAD = re.compile(r"\s*\{[ \t]*\n")
+_SPREAD = re.compile(r"[\s\ufeff]*\{[ \t]*\n")
 """An object whose first line holds its brace alone."""
 _BETWEEN = re.compile(r"[\s,\[\]\ufeff]*")
 _NEXT = re.compile(r"\n[\s,\[]*(?=\{)|\}\s*,?\s*(?=\{)")

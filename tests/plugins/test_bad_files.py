@@ -44,6 +44,7 @@ def tsv(folder: Path, *lines: str, end: str = "\r\n") -> list[tuple[str, str]]:
 
 TABLE = "english\tforeign\r\n" + "".join(f"{english}\t{foreign}\r\n" for english, foreign in PAIRS)
 LINES = "".join(json.dumps({"english": e, "foreign": f}, ensure_ascii=False) + "\n" for e, f in PAIRS)
+ARRAY = "[" + ",".join(LINES.splitlines()) + "]"
 MEMORY = (
     '<?xml version="1.0" encoding="{}"?>\n<tmx version="1.4"><header/><body>'
     + "".join(f'<tu><tuv lang="en"><seg>{e}</seg></tuv><tuv lang="km"><seg>{f}</seg></tuv></tu>\n' for e, f in PAIRS)
@@ -53,7 +54,9 @@ MEMORY = (
 
 @pytest.mark.parametrize("mark", [True, False], ids=["mark", "no mark"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
-@pytest.mark.parametrize(("name", "text"), [("x.tsv", TABLE), ("x.jsonl", LINES), ("x.tmx", MEMORY.format("UTF-8"))])
+@pytest.mark.parametrize(
+    ("name", "text"), [("x.tsv", TABLE), ("x.jsonl", LINES), ("x.json", ARRAY), ("x.tmx", MEMORY.format("UTF-8"))]
+)
 def test_unicode_of_every_width(name: str, text: str, encoding: str, mark: bool, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes((("\ufeff" if mark else "") + text).encode(encoding))
     assert sides(tmp_path, name) == PAIRS
@@ -73,6 +76,20 @@ def test_texts_for_the_engine_in_other_widths(encoding: str, tmp_path: Path) -> 
 def test_two_files_with_marks_one_behind_the_other(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(2 * (codecs.BOM_UTF8 + LINES.encode()))
     assert sides(tmp_path, "x.jsonl") == PAIRS * 2
+
+
+@pytest.mark.parametrize("line", ["水を飲みます。今日は寒い。", "पानी ठंडा है।", "ውሃው ቀዝቃዛ ነው።", "Вода холодная.", WATER])
+def test_utf_16_of_many_scripts_without_a_mark(line: str, tmp_path: Path) -> None:
+    for encoding in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "x.txt").write_bytes(f"{line}\r\n{line}\r\n".encode(encoding))
+        assert read_texts(None, tmp_path / "x.txt") == [line, line]
+
+
+def test_zero_bytes_do_not_make_utf_16(tmp_path: Path) -> None:
+    text = "".join(f"ទឹក {n}\tត្រី\n" for n in range(50)) + "\0\n"
+    (tmp_path / "x.tsv").write_text(text, encoding="utf-8")
+    assert len(sides(tmp_path, "x.tsv")) == 50
+    assert broken(tmp_path, "x.tsv") == {"x.tsv:51": "a zero byte"}
 
 
 def test_half_a_utf_16_character_breaks_its_row(tmp_path: Path) -> None:

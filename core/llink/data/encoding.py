@@ -71,8 +71,9 @@ def sound_utf8(blocks: Iterable[bytes]) -> bool:
 
 
 def _wide(head: bytes) -> str | None:
-    """UTF-16 or UTF-32 without a mark: decoded so, nothing but text; and no word of ASCII stands in the bytes."""
-    if b"\0" not in head or re.search(rb"[ -~]{8}", head):
+    """UTF-16 or UTF-32 without a mark: decoded so, nothing but text; and no words of ASCII stand in the bytes."""
+    zeros = head.count(b"\0")
+    if not zeros or re.search(rb"[ -~]{16}", head) or (100 * zeros < len(head) and sound_utf8([head])):
         return None
     found: dict[str, int] = {}
     for name in _WIDE:

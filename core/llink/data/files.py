@@ -24,7 +24,7 @@ MAX_RUN = 1 << 26
 """Characters without a line end from which on a file is no text."""
 MAX_WHOLE = 1 << 26
 """Bytes of a file that is read in one piece."""
-ARRAY = re.compile(r"\s*\[\s*[{\]]")
+ARRAY = re.compile(r"[\s\ufeff]*\[\s*[{\]]")
 """How a JSON array of objects begins, and a file of one object a line never does."""
 
 
@@ -131,7 +131,7 @@ def added_to(path: Path) -> Iterator[TextIO]:
     """
     with opened(path) as file:
         head = file.read(HEAD)
-    if encoding_of(head) != "utf-8" or ARRAY.match(head.decode("utf-8", "replace").removeprefix("\ufeff")):
+    if encoding_of(head) != "utf-8" or ARRAY.match(head.decode("utf-8", "replace")):
         kind = "a JSON array" if encoding_of(head) == "utf-8" else encoding_of(head).upper()
         raise LlinkError("E218", f"{path} exists and is {kind}: no lines can be added.", "Give another --out.")
     with written(path) as text, opened(path) as file:

@@ -29,6 +29,11 @@ def answers(pairs: Sequence[Pair]) -> Tensor:
     return right
 
 
+def chance(right: Tensor) -> float:
+    """R@1 of guessing among the candidates that ``answers`` speaks of."""
+    return int(right.sum()) / right.numel()
+
+
 def retrieval_ranks(queries: Tensor, candidates: Tensor, right: Tensor | None = None) -> Tensor:
     """Rank (1 is best) of the best right candidate of query i among the wrong ones, by cosine; ties and NaN count against it.
 

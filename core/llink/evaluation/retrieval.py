@@ -28,7 +28,7 @@ class Retrieval(Evaluator):
     def __call__(self, subject: Subject, rows: Sequence[Pair]) -> Result:
         import torch
 
-        from llink.evaluation.ranks import answers, both_directions, retrieval_ranks, ties
+        from llink.evaluation.ranks import answers, both_directions, chance, retrieval_ranks, ties
         from llink.evaluation.zero_shot import zero_shot
         from llink.training.features import FeatureCache
         from llink.training.teacher import TeacherEncoder
@@ -49,8 +49,8 @@ class Retrieval(Evaluator):
         with torch.inference_mode():
             aligned = projector(subject.cache.pooled([p.foreign for p in rows]).to(device)).cpu()
         english = states.pooled([p.english for p in rows]) - projector.teacher_mean.cpu()
-        chance = float(right.float().mean())
-        metrics: Metrics = {"candidates": len(rows), "chance": chance, **both_directions(aligned, english, right)}
+        guessed = chance(right)
+        metrics: Metrics = {"candidates": len(rows), "chance": guessed, **both_directions(aligned, english, right)}
         if "encoder" in subject.against:
             bare = zero_shot(subject.cache, rows)
             metrics |= {f"bare encoder {name}": bare[name] for name in ("r1", "r5", "r10", "mrr", "mean_rank")}
@@ -71,8 +71,8 @@ class Retrieval(Evaluator):
             for pair, rank, other in zip(rows, ranks, back, strict=True)
         ]  # fmt: skip
         warnings = told(len(chosen), len(rows), int((right.sum(1) > 1).sum()), ties(aligned, english, right))
-        if metrics["r1"] < near_chance(chance):
-            warnings.append(f"R@1 {metrics['r1']:.3f} is near chance ({chance:.3f}): nothing is aligned.")
+        if metrics["r1"] < near_chance(guessed):
+            warnings.append(f"R@1 {metrics['r1']:.3f} is near chance ({guessed:.3f}): nothing is aligned.")
         return Result(metrics, predictions, warnings)
 
 

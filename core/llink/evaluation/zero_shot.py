@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llink.data.pairs import Pair
-from llink.evaluation.ranks import answers, both_directions
+from llink.evaluation.ranks import answers, both_directions, chance
 from llink.training.features import FeatureCache
 
 
@@ -26,4 +26,4 @@ def zero_shot(cache: FeatureCache, pairs: Sequence[Pair]) -> dict[str, float]:
     cache.ensure(english, "Encoding English")
     vectors, targets, right = cache.pooled(foreign), cache.pooled(english), answers(pairs)
     metrics = both_directions(vectors - vectors.mean(0), targets - targets.mean(0), right)
-    return {"candidates": len(pairs), "chance": float(right.float().mean()), **metrics}
+    return {"candidates": len(pairs), "chance": chance(right), **metrics}
