@@ -176,7 +176,7 @@ def shared_reading(rows: Sequence[Pair], name: str, encoder: Encoder, decoder: D
 
     from llink.adapter import find_adapter, read_manifest
     from llink.engine import Engine
-    from llink.evaluation.ranks import retrieval_metrics
+    from llink.evaluation.ranks import answers, retrieval_metrics
     from llink.home import home
     from llink.plugins import language
     from llink.progress import track
@@ -205,16 +205,16 @@ def shared_reading(rows: Sequence[Pair], name: str, encoder: Encoder, decoder: D
         vectors = taught.pooled(english)
     like = resident.bridge.reserved
     aligned = resident.bridge.aligned(cache.pooled([p.foreign for p in rows]).to(like))
-    found = retrieval_metrics(aligned.cpu(), resident.bridge.english(vectors.to(like)).cpu())
-    few, answers = rows[:ANSWERED], []
+    found = retrieval_metrics(aligned.cpu(), resident.bridge.english(vectors.to(like)).cpu(), answers(rows))
+    few, said = rows[:ANSWERED], list[str]()
     with track("Shared adapter", total=len(few), unit="text") as advance:
         for start in range(0, len(few), 8):
-            answers += engine.generate([p.foreign for p in few[start : start + 8]], SHARED, max_new_tokens=96)
+            said += engine.generate([p.foreign for p in few[start : start + 8]], SHARED, max_new_tokens=96)
             advance(len(few[start : start + 8]))
     engine.close()
-    score = CHRF(word_order=2).corpus_score(answers, [[p.english for p in few]]).score
+    score = CHRF(word_order=2).corpus_score(said, [[p.english for p in few]]).score
     examples = [
-        {"text": p.foreign, "english": p.english, "answer": answer} for p, answer in zip(few, answers, strict=True)
+        {"text": p.foreign, "english": p.english, "answer": answer} for p, answer in zip(few, said, strict=True)
     ]
     return Shared(found["r1"], score, len(few), examples[:3])
 

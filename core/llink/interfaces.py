@@ -290,8 +290,16 @@ class DecoderBackend:
     architectures: tuple[str, ...] = ()
 
 
-Row = tuple[str, Mapping[str, Any] | str | None]
-"""A place ("file:line") and what stands there: the fields of a pair, why it is left out, or None where it is broken."""
+@dataclass(frozen=True)
+class Broken:
+    """A row that is damaged, and in a few words how."""
+
+    why: str
+
+
+Row = tuple[str, Mapping[str, Any] | str | Broken | None]
+"""A place ("file:line") and what stands there: the fields of a pair, why it is left out, or ``Broken`` (None where nothing
+more is known of the damage)."""
 
 
 @dataclass(frozen=True)

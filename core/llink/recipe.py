@@ -22,6 +22,9 @@ from pydantic import (
 
 from llink.errors import LlinkError, unknown_name
 
+MAX_RECIPE = 1 << 17
+"""Bytes of a recipe; the longest has some thousands, and YAML is read slowly."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -341,7 +344,11 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
 def _resolve(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     """The mapping of a recipe file with all that it ``extends`` under it; ``below`` are the files that led here."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MAX_RECIPE + 1)
+        if len(data) > MAX_RECIPE:
+            raise LlinkError("E202", f"Recipe {path} is larger than {MAX_RECIPE >> 10} KiB: it is no recipe.")
+        raw = yaml.safe_load(data.decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise LlinkError("E202", f"Recipe {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):

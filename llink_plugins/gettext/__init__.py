@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import codecs
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llink.data.files import opened
+from llink.data.encoding import HEAD, decoded
+from llink.data.files import MAX_LINE, read_bounded
 from llink.hookspecs import hookimpl
-from llink.interfaces import PairReader, Row
+from llink.interfaces import Broken, PairReader, Row
 
 if TYPE_CHECKING:
     import polib
@@ -20,61 +21,90 @@ LAYOUT = "entries with an English msgid and a translation"
 
 def read_po(where: str, language: str | None, columns: Mapping[str, str]) -> Iterator[Row]:
     """Translated entries; fuzzy, obsolete and untranslated ones are left out by name."""
-    with opened(where) as file:
-        data = file.read()
-    text = data.decode(_charset(data.decode("latin-1")), errors="replace").removeprefix("\ufeff")
+    data = read_bounded(where)
+    text = decoded(data, _declared(data[:HEAD].decode("latin-1")), errors="replace")
     name = Path(where).name
     for line, entry in _entries(text):
         place = f"{name}:{line}"
-        if entry is None:
-            yield place, None
+        if isinstance(entry, Broken):
+            yield place, entry
         elif entry.obsolete:
             yield place, "obsolete"
         elif entry.fuzzy:
             yield place, "fuzzy"
         else:
             for english, foreign in _sides(entry):
-                broken = "\ufffd" in english + foreign
-                yield place, None if broken else _row(english, foreign, name)
+                yield place, _row(english, foreign, name)
 
 
 def read_mo(where: str, language: str | None, columns: Mapping[str, str]) -> Iterator[Row]:
     """The entries of a compiled catalogue, which holds translated ones only."""
     import polib
 
-    with opened(where) as file:
-        data = file.read()
+    data = read_bounded(where)
+    _check_tables(data)
     # Read as Latin-1, which no byte can break; then each text is decoded by itself.
     catalogue = polib.mofile(data, encoding="latin-1")
-    charset = _charset(f"Content-Type: {catalogue.metadata.get('Content-Type', '')}")
+    charset = _declared(f"Content-Type: {catalogue.metadata.get('Content-Type', '')}")
     name = Path(where).name
     for number, entry in enumerate(catalogue, 1):
-        for english, foreign in _sides(entry):
-            try:
-                english, foreign = (side.encode("latin-1").decode(charset) for side in (english, foreign))
-                yield f"{name}:{number}", _row(english, foreign, name)
-            except UnicodeDecodeError:
-                yield f"{name}:{number}", None
+        for sides in _sides(entry):
+            english, foreign = (decoded(side.encode("latin-1"), charset, errors="replace") for side in sides)
+            yield f"{name}:{number}", _row(english, foreign, name)
 
 
-def _entries(text: str) -> Iterator[tuple[int, polib.POEntry | None]]:
-    """Entries with their line; where the syntax of the catalogue is broken, None for each broken block of it."""
+def _check_tables(data: bytes) -> None:
+    """ValueError for tables that name the same bytes again and again, which would unfold to gigabytes."""
+    order = "<" if data[:4] == b"\xde\x12\x04\x95" else ">"
+    count, *tables = struct.unpack_from(f"{order}3I", data, 8)
+    sizes = (struct.unpack_from(f"{order}{2 * count}I", data, table)[::2] for table in tables)
+    if sum(map(sum, sizes)) > len(data):
+        raise ValueError("its texts are longer than the file")
+
+
+def _entries(text: str) -> Iterator[tuple[int, polib.POEntry | Broken]]:
+    """Entries with their line, block by block between blank lines, so that broken syntax costs one block."""
     import polib
 
-    # polib takes a text without a line break for the name of a file.
-    text += "\n\n"
-    try:
-        yield from [(entry.linenum or 1, entry) for entry in polib.pofile(text)]
-        return
-    except (OSError, ValueError, IndexError):
-        pass
-    start = 1
-    for block in re.split(r"(?<=\n)[ \t\r]*\n", text):
+    for block in _blocks(text):
+        # polib takes a text without a line break for the name of a file.
+        content = "\n".join(line for _, line in block) + "\n\n"
+        start = block[0][0]
+        if len(content) > MAX_LINE:
+            yield start, Broken(f"longer than {MAX_LINE:,} characters")
+            continue
         try:
-            yield from [(start + max(entry.linenum - 1, 0), entry) for entry in polib.pofile(block + "\n\n")]
-        except (OSError, ValueError, IndexError):
-            yield start, None
-        start += block.count("\n") + 1
+            entries = list(polib.pofile(content, encoding="utf-8"))
+        except (OSError, ValueError, IndexError) as error:
+            yield start, Broken(_reason(error, block))
+            continue
+        yield from [(block[_inside(entry.linenum, block)][0], entry) for entry in entries]
+
+
+def _blocks(text: str) -> Iterator[list[tuple[int, str]]]:
+    """The lines of each entry with their numbers, without comments, which can be most of a catalogue."""
+    block: list[tuple[int, str]] = []
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
+        if not line.strip():
+            if block:
+                yield block
+            block = []
+        elif not line.startswith("#") or (line.startswith(("#,", "#~")) and not line.startswith("#~|")):
+            block.append((number, line))
+    if block:
+        yield block
+
+
+def _reason(error: Exception, block: list[tuple[int, str]]) -> str:
+    """What polib says of a block, with the line of the catalogue."""
+    found = re.search(r"line (\d+)\)(?:: (.+))?$", str(error))
+    if not found:
+        return "no entry of a catalogue"
+    return f"{found[2] or 'syntax error'} (line {block[_inside(int(found[1]), block)][0]})"
+
+
+def _inside(line: int, block: list[tuple[int, str]]) -> int:
+    return min(max(line - 1, 0), len(block) - 1)
 
 
 def _sides(entry: polib.POEntry | polib.MOEntry) -> Iterator[tuple[str, str]]:
@@ -93,13 +123,10 @@ def _row(english: str, foreign: str, name: str) -> Mapping[str, Any] | str:
     return {"english": english, "foreign": foreign, "source": name} if foreign.strip() else "untranslated"
 
 
-def _charset(header: str) -> str:
-    """The character set that a catalogue's header names, UTF-8 where it names none or one that is not there."""
-    named = re.search(r"Content-Type:[^\n]*charset=([\w-]+)", header)
-    try:
-        return codecs.lookup(named[1] if named else "utf-8").name
-    except LookupError:
-        return "utf-8"
+def _declared(header: str) -> str | None:
+    """The character set that a catalogue's header names."""
+    named = re.search(r"Content-Type:[^\n]*charset=([\w.:-]+)", header)
+    return named[1] if named else None
 
 
 @hookimpl

@@ -116,22 +116,40 @@ def test_split(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_validate_lists_every_broken_row(mixed: Path, tmp_path: Path) -> None:
-    lines = run("validate", mixed).stdout.splitlines()
-    assert lines == [
-        "mixed.jsonl:5: no row of jsonl",
-        "mixed.jsonl:6: no row of jsonl",
+def test_validate_lists_every_row_that_is_left_out(mixed: Path, tmp_path: Path) -> None:
+    result = run("validate", mixed, status=1)
+    assert result.stdout.splitlines() == [
+        "mixed.jsonl:5: not JSON: Expecting property name enclosed in double quotes (column 2)",
+        "mixed.jsonl:6: no JSON object but list",
         "mixed.jsonl:7: foreign: no text",
         "mixed.jsonl:9: foreign: no text but int",
         f"{mixed}: 5 pairs; left out: 4 broken",
     ]
-    run("validate", mixed, "--strict", status=1)
+    assert f"[E233] 4 of 9 rows of {mixed} are broken" in result.stderr
+    good = tmp_path / "good.jsonl"
+    write_pairs(good, [Pair(f"water {n}", WATER) for n in range(9)])
+    with good.open("a") as file:
+        file.write("{\n")
+    assert "good.jsonl:10: not JSON" in run("validate", good).stdout
+    run("validate", good, "--strict", status=1)
     many = tmp_path / "many.tsv"
     many.write_text(f"water\t{WATER}\n" + "no tab\n" * 30)
-    short, full = run("validate", many).stdout, run("validate", many, "--all").stdout
-    assert short.count("no row of tsv") == 20
+    short, full = (run("validate", many, *more, status=1).stdout for more in ((), ("--all",)))
+    assert short.count(": no tab between two texts") == 20
     assert "… and 10 more" in short
-    assert full.count("no row of tsv") == 30
+    assert full.count(": no tab between two texts") == 30
+
+
+def test_validate_names_what_is_left_out_of_a_catalogue(tmp_path: Path) -> None:
+    entries = [f'msgid "water"\nmsgstr "{WATER}"', '#, fuzzy\nmsgid "a"\nmsgstr "b"', 'msgid "c"\nmsgstr ""']
+    entries += [*entries[1:]] * 15 + ['#~ msgid "d"\n#~ msgstr "e"']
+    (tmp_path / "x.po").write_text("\n\n".join(entries), encoding="utf-8")
+    lines = run("validate", tmp_path / "x.po").stdout.splitlines()
+    assert lines[:2] == ["x.po:4: fuzzy", "x.po:8: untranslated"]
+    assert lines[-2:] == [
+        f"x.po:{4 + 16 * 7}: obsolete",
+        f"{tmp_path / 'x.po'}: 1 pairs; left out: 16 fuzzy, 1 obsolete, 16 untranslated",
+    ]
 
 
 def test_validate_of_files_that_are_of_no_use(mixed: Path, tmp_path: Path) -> None:

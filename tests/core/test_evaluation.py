@@ -318,7 +318,7 @@ def test_one_pair(taught: Taught, tmp_path: Path) -> None:
         *taught.eval("km", data=tmp_path / "one.jsonl"), "--suite", "retrieval,usage,translate", "--out", tmp_path
     )
     assert done.exit_code == 0, done.output
-    assert "skipped: retrieval, one: one pair has nothing to be told from" in done.stderr
+    assert "skipped: retrieval, one: one text has nothing to be told from" in done.stderr
     found = numbers(tmp_path)
     assert "shuffled" not in found["usage"]["one"]
     assert found["translate"]["one"]["chrf++"] > 90
@@ -461,3 +461,24 @@ def test_decoder_of_the_baselines_is_bare(subject: Subject, taught: Taught) -> N
     with subject.engine.using("km"):
         assert baseline_answers(subject, "english", rows, "title") == expected
     assert baseline_answers(subject, "english", rows[::-1], "title") == expected[::-1]
+
+
+def test_repeats_in_a_dev_set_are_hits_and_told(
+    taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every pair twice, one in capitals, and one English text with another translation: what is known by heart is found."""
+    monkeypatch.setenv("LLINK_HOME", str(taught.folder / "home"))
+    once = pairs()[:8]
+    other = Pair(once[0].english, pairs()[9].foreign)
+    file = tmp_path / "twice.jsonl"
+    write_pairs(file, [*once, *once, Pair(once[1].english.upper(), once[1].foreign), other])
+    options = ("--suite", "retrieval", "--against", "none", "--out", tmp_path / "o")
+    done = llink(*taught.eval("km", data=file), *options)
+    assert done.exit_code == 0, done.output
+    found = numbers(tmp_path / "o")["retrieval"]["twice"]
+    assert found["candidates"] == 10
+    assert found["r1"] > 0.85  # the other translation is of another text
+    assert found["back_r1"] > 0.75  # and capitals are other tokens
+    assert "8 of 18 pairs repeat another one: each counts once." in done.stderr
+    assert "4 of 10 texts stand in several pairs" in done.stderr
+    assert "nothing is aligned" not in done.stderr

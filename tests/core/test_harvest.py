@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from click.testing import CliRunner
 
 from llink import LlinkError
 from llink.cli import main
+from llink.data.files import alone
 from llink.data.harvest import harvest, usual_folders
 from llink.data.packages import copyright_licence, unpack
-from llink.data.pairs import Pair, read_pairs
+from llink.data.pairs import Pair, Pairs, read_pairs
 from llink.plugins import language
 
 KHMER = language("km")
@@ -112,6 +114,82 @@ def test_a_second_harvest_adds_what_is_new(tmp_path: Path) -> None:
     save(site / "new" / "locale" / "km" / "LC_MESSAGES" / "new.mo", {"dog": "ឆ្កែ"})
     run("km", "--root", site, "--out", out)
     assert rows(out) == [("road", "ផ្លូវ"), ("water", "ទឹក"), ("Open the door", "បើកទ្វារ"), ("dog", "ឆ្កែ")]
+
+
+def test_what_a_file_holds_stays_as_it_is(tmp_path: Path) -> None:
+    """Broken rows, fields that are no pair's, and an end without a line break."""
+    before = (
+        '{"english":"Old pair","foreign":"ចាស់","note":"by hand"}\nbroken line {\n{"english":"half"}'.encode()
+        + b"\n\xff"
+    )
+    out = tmp_path / "km.jsonl"
+    out.write_bytes(before)
+    result = run("km", "--root", site_packages(tmp_path), "--out", out)
+    assert result.exit_code == 0, result.output
+    assert out.read_bytes().startswith(before + b"\n{")
+    assert rows(out)[0] == ("Old pair", "ចាស់")
+    assert len(rows(out)) == 4
+    assert "beside the 1 it had" in result.output
+    assert (
+        "3 rows in it that are no pairs stay as they are (first: km.jsonl:2, km.jsonl:3, km.jsonl:4)" in result.output
+    )
+
+
+@pytest.mark.parametrize("content", [b'[{"english": "a", "foreign": "b"}]', '{"english": 1}'.encode("utf-16")])
+def test_file_to_which_no_lines_can_be_added(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "km.jsonl").write_bytes(content)
+    result = run("km", "--root", site_packages(tmp_path), "--out", tmp_path / "km.jsonl")
+    assert (result.exit_code, "[E218]" in result.output) == (1, True)
+    assert (tmp_path / "km.jsonl").read_bytes() == content
+
+
+def test_harvests_into_one_file_at_once(tmp_path: Path) -> None:
+    """Each begins before the other ends: all pairs are kept, each once."""
+    out, count = tmp_path / "km.jsonl.gz", 4
+    found = [Pairs([Pair(f"own {n} {i}", "ទឹក") for i in range(300)] + [Pair("shared", "ត្រី")]) for n in range(count)]
+    code = (
+        "import json, sys\nfrom pathlib import Path\nfrom llink.data.harvest import add_to\n"
+        "from llink.data.pairs import Pair, Pairs\nfrom llink.plugins import language\n"
+        "rows = [Pair(*row) for row in json.loads(sys.argv[2])]\nprint('ready', flush=True)\nsys.stdin.readline()\n"
+        "add_to(Path(sys.argv[1]), Pairs(rows), language('km'))\n"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(out), json.dumps([[p.english, p.foreign] for p in pairs.rows])],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for pairs in found
+    ]  # fmt: skip
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.wait(timeout=500) for process in started] == [0] * count
+    assert sorted(rows(out)) == sorted({(p.english, p.foreign) for pairs in found for p in pairs.rows})
+
+
+def test_lock_that_another_process_holds_too_long(tmp_path: Path) -> None:
+    path = tmp_path / "km.jsonl"
+    with alone(path), pytest.raises(LlinkError, match=r"\[E107\].*km.jsonl"), alone(path, timeout=0.1):
+        pass
+
+
+def test_packages_that_cannot_be_had_cost_no_other(tmp_path: Path) -> None:
+    out, good = tmp_path / "km.jsonl", f"pypi:{wheel(tmp_path)}"
+    (tmp_path / "bad.whl").write_bytes(b"no archive")
+    bad = ("--package", f"pypi:{tmp_path / 'none.whl'}", "--package", f"pypi:{tmp_path / 'bad.whl'}")
+    result = run("km", "--no-installed", *bad, "--package", good, "--out", out)
+    assert result.exit_code == 1
+    assert rows(out) == [("Open the door", "បើកទ្វារ"), ("water", "ទឹក")]
+    assert "[E216] 2 of 3 packages are not in it." in result.output
+    for part in ("none.whl does not exist", "bad.whl is not unpacked: it is damaged"):
+        assert part in result.output
+    nothing = run("km", "--no-installed", *bad, "--out", tmp_path / "other.jsonl")
+    assert "[E216]" in nothing.output
+    assert not (tmp_path / "other.jsonl").exists()
 
 
 def test_default_place_is_the_data_folder(tmp_path: Path) -> None:

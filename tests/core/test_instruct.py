@@ -290,13 +290,18 @@ def test_files_are_read_back_and_broken_rows_counted(pairs_folder: Path, tmp_pat
         {**less, "task": "mine"},
         {**less, "target": " "},
         [],
+        *({**less, "instruction": f"How {n}?"} for n in range(40)),
     ]
     (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n{half")
     data = Data(train=[], dev={"dev": "dev.jsonl"}, instructions=["a.jsonl.gz", "b.jsonl"])
     rows, about = read_instructions(data, tmp_path, language("km").normalise)
     assert rows[0] == ROW
-    assert [(row.task, row.instruction) for row in rows[1:]] == [("qa", TASKS["qa"]), ("mine", "How?")]
-    assert about == "3 instructions; left out: 4 broken, 1 in a dev set, 1 over 256 characters"
+    assert [(row.task, row.instruction) for row in rows[1:3]] == [("qa", TASKS["qa"]), ("mine", "How?")]
+    assert about == "43 instructions; left out: 4 broken, 1 in a dev set, 1 over 256 characters"
+    lost = {**less, "foreign": "ទ\ufffdក"}
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, [*[less] * 8, lost])))
+    with pytest.raises(LlinkError, match=r"\[E233\] 1 of 9 rows of d.jsonl.*first: d.jsonl:9"):
+        read_instructions(Data(train=[], instructions=["d.jsonl"]), tmp_path, str)
     (tmp_path / "c.jsonl").write_text("{}\n")
     for name, code in (("c.jsonl", "E230"), ("none.jsonl", "E210")):
         with pytest.raises(LlinkError, match=code):

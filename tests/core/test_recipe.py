@@ -237,3 +237,10 @@ def test_missing_key(raw: dict[str, Any]) -> None:
 def test_recipe_is_frozen(tiny_recipe: Recipe) -> None:
     with pytest.raises(ValueError, match="frozen"):
         tiny_recipe.seed = 3
+
+
+def test_recipe_without_end(tmp_path: Path) -> None:
+    """Told from its size, before YAML is read."""
+    (tmp_path / "x.yaml").write_bytes(b"# no more than a comment\n" * 10_000)
+    with pytest.raises(LlinkError, match=r"\[E202\].*larger than 128 KiB"):
+        load_recipe(tmp_path / "x.yaml")

@@ -262,7 +262,9 @@ def test_reader_of_a_third_party(tmp_path: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llink-blocks\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[llink]\nblocks = plug_blocks\n")
-    (tmp_path / "x.blocks").write_text(f"water\n{WATER}\n\nalone\n\nfish\n{FISH}\n", encoding="utf-8")
+    (tmp_path / "x.blocks").write_text(
+        "alone\n\n" + f"water\n{WATER}\n\n" * 5 + f"fish\n{FISH}\n\n" * 5, encoding="utf-8"
+    )
     result = subprocess.run(
         [sys.executable, "-m", "llink", "data", "validate", str(tmp_path / "x.blocks")],
         env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONIOENCODING": "utf-8"},
@@ -270,7 +272,7 @@ def test_reader_of_a_third_party(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     assert result.stdout.splitlines() == [
-        "x.blocks:2: no row of blocks",
-        f"{tmp_path / 'x.blocks'}: 2 pairs; left out: 1 broken",
+        "x.blocks:1: no row of blocks",
+        f"{tmp_path / 'x.blocks'}: 10 pairs; left out: 1 broken",
     ]
     assert (result.returncode, result.stderr) == (0, "")

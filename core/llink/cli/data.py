@@ -24,7 +24,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def command() -> None:
     """Collect parallel text, look at it, clean it and split it.
 
-    A FILE is JSONL, TSV, Parquet, TMX, .po or .mo, text formats also with .gz, or hub:REPO[:CONFIG[:SPLIT]].
+    A FILE is JSONL or a JSON array, TSV, Parquet, TMX, .po or .mo, text formats also with .gz, or
+    hub:REPO[:CONFIG[:SPLIT]]. Text is UTF-8, UTF-16 or UTF-32, or what the file declares.
     What is written is JSONL, gzipped where the name ends in .gz.
     """
 
@@ -100,30 +101,40 @@ def harvest(
     """Collect pairs in the language CODE from gettext catalogues, with source and licence on every one.
 
     Packages are fetched as files, kept in LLINK_HOME/downloads and only unpacked: nothing in them is installed or
-    run. A FILE that exists keeps the pairs it has, and those that are new to it are added.
+    run. A FILE that exists stays as it is, and the pairs that are new to it are added.
     """
+    from llink.data.harvest import add_to
     from llink.data.harvest import harvest as collect
-    from llink.data.pairs import read_pairs, write_pairs
     from llink.home import data_folder
 
     language = language_of(code)
     named = [source.where for source in language.sources if source.where.startswith(("pypi:", "debian:"))]
     out = out or data_folder() / language.code / "harvest.jsonl.gz"
-    before = read_pairs(out.name, out.parent).rows if out.is_file() else []
-    found = collect(
-        language, [*packages, *(named if sources else ())], installed=installed, roots=roots or None, known=before
-    )
-    if not found.rows and not before:
+    wanted = [*packages, *(named if sources else ())]
+    found = collect(language, wanted, installed=installed, roots=roots or None)
+    if not found.rows and not out.is_file():
         raise LlinkError(
             "E211", f"No pair of English and {language.name} was found ({found.summary()}).",
             "Name packages with translations, such as --package pypi:Django.",
         )  # fmt: skip
-    write_pairs(out, [*before, *found.rows])
+    added = add_to(out, found, language)
+    found.rows = added.new
     click.echo(sources_table(found))
-    click.echo(f"{found.summary()}\nWritten to {out}" + (f", beside the {len(before)} it had" if before else ""))
+    click.echo(f"{found.summary()}\nWritten to {out}" + (f", beside the {added.before} it had" if added.before else ""))
+    if broken := sum(added.kept.skipped.values()):
+        places = ", ".join(added.kept.first_bad)
+        click.echo(
+            f"{broken} rows in it that are no pairs stay as they are (first: {places}); `llink data validate` says why."
+        )
     unknown = sum(pair.licence == "unknown" for pair in found.rows)
     if unknown:
         click.echo(f"The licence of {unknown} pairs is unknown: find it out before you publish what is made of them.")
+    if found.failures:
+        first = found.failures[0]
+        reasons = " ".join(failure.message for failure in found.failures)
+        raise LlinkError(
+            first.code, f"{len(found.failures)} of {len(wanted)} packages are not in it. {reasons}", first.hint
+        )
 
 
 @command.command("stats", short_help="Sources, lengths, scripts, duplicates, odd pairs.")
@@ -214,36 +225,42 @@ def split(
             click.echo(f"{name:6}{len(rows):>9} pairs  {targets[name]}")
 
 
-@command.command("validate", short_help="List the broken rows of files.")
+@command.command("validate", short_help="List what is left out of files, and why.")
 @reading
-@click.option("--all", "every", is_flag=True, help=f"List every broken row, not the first {SHOWN} of a file.")
+@click.option("--all", "every", is_flag=True, help=f"List every row, not the first {SHOWN} of a file for each reason.")
 @click.option("--strict", is_flag=True, help="Exit with status 1 when any row is broken.")
 @click.pass_context
 def validate(
     ctx: click.Context, files: tuple[str, ...], language: str | None, columns: dict[str, str], every: bool, strict: bool
 ) -> None:
-    """Read FILEs and list the rows that are broken, with the reason. The status is 1 when a file is of no use."""
-    from llink.data.pairs import BROKEN, Pair, Pairs
+    """Read FILEs and list the rows that are left out, with place and reason.
+
+    The status is 1 when a file is of no use: damaged, without a pair, or with so many broken rows that training stops.
+    """
+    from llink.data.pairs import BROKEN, Pair, Pairs, check_sound
 
     wrong = False
     for file in files:
-        counts, good = Pairs(), 0
+        counts, good, more = Pairs(), 0, 0
         try:
             for place, row in tracked(file, language, columns):
                 if isinstance(row, Pair):
                     good += 1
                     continue
-                counts.skip(row.reason)
-                if row.reason == BROKEN and (every or counts.skipped[BROKEN] <= SHOWN):
+                counts.skip(row.reason, place if row.reason == BROKEN else "")
+                if every or counts.skipped[row.reason] <= SHOWN:
                     click.echo(f"{place}: {row.detail}")
+                else:
+                    more += 1
+            check_sound(file, counts, good + sum(counts.skipped.values()))
         except LlinkError as error:
             wrong = True
             click.echo(f"llink: {error}", err=True)
-        broken = counts.skipped.get(BROKEN, 0)
-        if broken > SHOWN and not every:
-            click.echo(f"… and {broken - SHOWN} more; --all lists them")
+        if more:
+            click.echo(f"… and {more} more; --all lists them")
+        counts.first_bad.clear()  # they are listed
         click.echo(f"{file}: {counts.summary(good)}")
-        wrong = wrong or not good or (strict and broken > 0)
+        wrong = wrong or not good or (strict and counts.skipped.get(BROKEN, 0) > 0)
     ctx.exit(1 if wrong else 0)
 
 

@@ -123,7 +123,8 @@ def read_texts(text: str | None, file: Path | None) -> list[str]:
     """The texts, one a line, from the argument, the file or stdin; blank lines stay.
 
     Raises:
-        LlinkError: E505 when there is no text, E508 when the file cannot be read or is not UTF-8.
+        LlinkError: E505 when there is no text, E508 when the file cannot be read, or is neither UTF-8 nor, as its bytes say, UTF-16
+            or UTF-32.
     """
     if text is not None and file is not None:
         raise click.UsageError("Give TEXT or --file, not both.")
@@ -139,16 +140,18 @@ def read_texts(text: str | None, file: Path | None) -> list[str]:
 
 def read(file: Path | None) -> str:
     """All of a file, or of stdin unless that is a terminal."""
+    from llink.data.encoding import decoded
+
     from_stdin = file is None or str(file) == "-"
     if file is None and sys.stdin.isatty():
         return ""
     name = "stdin" if from_stdin else str(file)
     try:
         data = sys.stdin.buffer.read() if file is None or from_stdin else file.read_bytes()
-        return data.decode("utf-8-sig")
+        return decoded(data)
     except UnicodeDecodeError as error:
         raise LlinkError(
-            "E508", f"{name} is not UTF-8 (byte {error.start}).", "Convert it, with iconv for one."
+            "E508", f"{name} is not {error.encoding.upper()} (byte {error.start}).", "Convert it, with iconv for one."
         ) from None
     except OSError as error:
         raise LlinkError("E508", f"{name} cannot be read: {error.strerror}.") from None

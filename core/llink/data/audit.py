@@ -70,6 +70,7 @@ def sample(pairs: Sequence[Pair], count: int, seed: int = 17) -> list[Pair]:
 
 def hints(cache: FeatureCache, pairs: Sequence[Pair]) -> list[Hint]:
     """The encoder's opinion of each pair, from sentence vectors centred on their own side's mean."""
+    import torch
     from torch.nn import functional as F
 
     foreign, english = [p.foreign for p in pairs], [p.english for p in pairs]
@@ -78,7 +79,9 @@ def hints(cache: FeatureCache, pairs: Sequence[Pair]) -> list[Hint]:
     left, right = (cache.pooled(side) for side in (foreign, english))
     likeness = F.normalize(left - left.mean(0), dim=-1) @ F.normalize(right - right.mean(0), dim=-1).T
     own = likeness.diagonal()
-    ranks = (likeness >= own[:, None]).sum(1)
+    # The same English in another row of the sample is no rival.
+    rival = torch.tensor([[a is b or a.english != b.english for b in pairs] for a in pairs])
+    ranks = ((likeness >= own[:, None]) & rival).sum(1)
     return [Hint(round(s, 3), r) for s, r in zip(own.tolist(), ranks.tolist(), strict=True)]
 
 

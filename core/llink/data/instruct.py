@@ -11,7 +11,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
@@ -22,11 +22,22 @@ from typing import Any
 import yaml
 
 from llink.data.files import lines, written
-from llink.data.pairs import Pair, held_out, same_words, share, source_file
+from llink.data.pairs import (
+    BROKEN,
+    LOST,
+    Pair,
+    Pairs,
+    check_sound,
+    damage_of,
+    held_out,
+    same_words,
+    share,
+    source_file,
+)
 from llink.endpoint import Endpoint, is_address, without_thoughts
 from llink.errors import LlinkError, unknown_name
 from llink.home import ensure_folder
-from llink.interfaces import Decoder
+from llink.interfaces import Broken, Decoder
 from llink.kept import Kept
 from llink.progress import track
 from llink.prompt import SYSTEM, TASKS, build
@@ -322,17 +333,21 @@ def read_instructions(data: Data, root: Path, normalise: Callable[[str], str]) -
     Rows whose English string is in a dev set, whose text is longer than ``max_chars``, and broken ones are left out.
 
     Raises:
-        LlinkError: E210 when a file is missing, E230 when none of its rows is of use.
+        LlinkError: E210 when a file is missing, E212 when it is damaged, E230 when none of its rows is of use, E233 when
+            too many are broken.
     """
     rows: list[Instruction] = []
     dev = held_out(data, root, normalise) if data.instructions else set()
     left_out: Counter[str] = Counter()
     for name in data.instructions:
         before, first_bad = len(rows), ""
-        for place, line in lines(source_file(name, root)):
-            row = _row(line)
+        seen, total, path = Pairs(), 0, source_file(name, root)
+        for place, line in _lines(path):
+            total += 1
+            row = None if isinstance(line, Broken) else _row(line)
             if row is None:
-                left_out["broken"] += 1
+                left_out[BROKEN] += 1
+                seen.skip(BROKEN, place)
                 first_bad = first_bad or place
                 continue
             row = Instruction(**{**asdict(row), "foreign": normalise(row.foreign), "english": normalise(row.english)})
@@ -349,7 +364,13 @@ def read_instructions(data: Data, root: Path, normalise: Callable[[str], str]) -
                 "Each line is an object with foreign, english, instruction (or task) and target; "
                 "`llink data instruct CODE` makes such a file.",
             )  # fmt: skip
+        check_sound(name, seen, total)
     return rows, f"{len(rows)} instructions" + (f"; left out: {_counts(left_out)}" if left_out else "")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str | Broken]]:
+    with damage_of(path):
+        yield from lines(path)
 
 
 def _counts(left_out: Counter[str]) -> str:
@@ -364,6 +385,6 @@ def _row(line: str) -> Instruction | None:
         raw.setdefault("instruction", TASKS.get(raw["task"]))
         row = Instruction(**{name: raw[name] for name in Instruction.__dataclass_fields__ if name in raw})
         texts = (row.foreign, row.english, row.instruction, row.target)
-        return row if all(isinstance(t, str) and t.strip() for t in texts) else None
+        return row if all(isinstance(t, str) and t.strip() and LOST not in t for t in texts) else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

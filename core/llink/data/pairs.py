@@ -16,12 +16,16 @@ from typing import Any
 from llink import plugins
 from llink.data.files import lines, written
 from llink.errors import LlinkError
-from llink.interfaces import PairReader
+from llink.interfaces import Broken, PairReader
 from llink.recipe import Data
 
 BROKEN = "broken"
 GENERAL = "general English"
 """Source of English sentences that state none."""
+LOST = "\ufffd"
+"""What decoders put in place of bytes that are no character."""
+MOST_BROKEN = 0.1
+"""Share of broken rows from which on a file is not trained on: who made it, made it wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,14 @@ class Pairs:
         )
 
 
-def read_pairs(source: str, root: Path, columns: dict[str, str] | None = None, language: str | None = None) -> Pairs:
+def read_pairs(
+    source: str,
+    root: Path,
+    columns: dict[str, str] | None = None,
+    language: str | None = None,
+    *,
+    sound: bool = False,
+) -> Pairs:
     """All pairs of one source, as they stand.
 
     Args:
@@ -80,30 +91,52 @@ def read_pairs(source: str, root: Path, columns: dict[str, str] | None = None, l
         root: the ``--data`` folder.
         columns: which fields hold the ``english`` and ``foreign`` text where they go by other names, dots for nesting.
         language: code of the foreign side, for formats that hold several languages.
+        sound: whether a source of which more than ``MOST_BROKEN`` is broken is refused.
 
     Raises:
         LlinkError: E210 when the source is missing, E211 when none of its rows is a pair, E212 when the file is
-            damaged, E213 when no reader knows its suffix, E214 when it has no such column.
+            damaged, E213 when no reader knows its suffix, E214 when it has no such column, E233 when it is not ``sound``.
     """
     pairs = Pairs()
-    pairs.rows = list(_pairs(pairs, source, root, columns, language))
+    pairs.rows = list(_pairs(pairs, source, root, columns, language, sound=sound))
     return pairs
 
 
 def _pairs(
-    seen: Pairs, source: str, root: Path, columns: dict[str, str] | None, language: str | None = None
+    seen: Pairs,
+    source: str,
+    root: Path,
+    columns: dict[str, str] | None,
+    language: str | None = None,
+    *,
+    sound: bool = True,
 ) -> Iterator[Pair]:
-    """The pairs of a source, one at a time; what is none is counted in ``seen``. E211 at the end if there was none."""
-    some = False
+    """The pairs of a source, one at a time; what is none is counted in ``seen``. E211 at the end if there was none, and
+    E233 if too much was broken, where it has to be ``sound``."""
+    good, why = 0, ""
     for place, row in rows(source, root, columns, language):
         if isinstance(row, Pair):
-            some = True
+            good += 1
             yield row
         else:
             seen.skip(row.reason, place if row.reason == BROKEN else "")
-    if not some:
+            why = why or (f"; {place}: {row.detail}" if row.reason == BROKEN else "")
+    if not good:
         layout = _reader(source).layout
-        raise LlinkError("E211", f"No pair in {source} ({seen.summary(0)}).", layout and f"Expected: {layout}.")
+        raise LlinkError("E211", f"No pair in {source} ({seen.summary(0)}{why}).", layout and f"Expected: {layout}.")
+    if sound:
+        check_sound(source, seen, good + sum(seen.skipped.values()), why)
+
+
+def check_sound(source: str, seen: Pairs, total: int, why: str = "") -> None:
+    """E233 where more than ``MOST_BROKEN`` of the ``total`` rows of a source are broken; ``why`` says it of the first."""
+    broken = seen.skipped.get(BROKEN, 0)
+    if broken > MOST_BROKEN * total:
+        raise LlinkError(
+            "E233", f"{broken} of {total} rows of {source} are broken, more than a tenth "
+            f"(first: {', '.join(seen.first_bad)}{why}).",
+            "See them all with `llink data validate --all`, and mend or take out what is wrong.",
+        )  # fmt: skip
 
 
 def rows(
@@ -113,7 +146,7 @@ def rows(
     reader = _reader(source)
     where = source if reader.prefix else str(source_file(source, root))
     columns = columns or {}
-    with _damage_of(where):
+    with damage_of(where):
         for place, row in reader.read(where, language, columns):
             yield place, _pair(row, columns, reader.name)
 
@@ -125,8 +158,12 @@ def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
         LlinkError: E112 when the folder cannot be written to, E113 when the disk is full.
     """
     with written(path) as out:
-        for pair in pairs:
-            out.write(json.dumps(asdict(pair), ensure_ascii=False) + "\n")
+        out.writelines(map(pair_line, pairs))
+
+
+def pair_line(pair: Pair) -> str:
+    """A pair as a line of JSONL."""
+    return json.dumps(asdict(pair), ensure_ascii=False) + "\n"
 
 
 def training_pairs(data: Data, root: Path, normalise: Callable[[str], str]) -> Pairs:
@@ -202,7 +239,7 @@ def repeated(pairs: Iterable[Pair], times: Mapping[str, int]) -> list[Pair]:
 def dev_pairs(data: Data, root: Path, name: str, normalise: Callable[[str], str]) -> Pairs:
     """A dev set of the recipe, normalised like training text; ``file#source`` takes one source's rows of a file."""
     file, _, only = data.dev[name].partition("#")
-    pairs = read_pairs(file, root, data.columns)
+    pairs = read_pairs(file, root, data.columns, sound=True)
     rows = [
         Pair(normalise(p.english), normalise(p.foreign), p.source, p.licence)
         for p in pairs.rows
@@ -234,18 +271,36 @@ def same_words(english: str) -> str:
     return "".join(c for c in english.casefold() if c.isalnum()) or english
 
 
-def english_text(data: Data, root: Path, normalise: Callable[[str], str]) -> tuple[list[str], dict[str, Any]]:
+def english_text(
+    data: Data, root: Path, normalise: Callable[[str], str], counts: Pairs | None = None
+) -> tuple[list[str], dict[str, Any]]:
     """General English sentences of the recipe, none of a dev set, at most ``max_english``, picked by hash.
+
+    Args:
+        counts: takes in how many lines were broken.
 
     Returns:
         The sentences, and how many of which source and licence, as the manifest's ``data`` has it.
+
+    Raises:
+        LlinkError: E210 for a missing file, E212 for a damaged one, E233 for one with too many broken lines.
     """
     found: dict[str, tuple[str, str]] = {}
     for source in data.english:
-        path = source_file(source, root)
-        with _damage_of(path):
-            for text, about in _sentences(path, data.english_licence):
-                found.setdefault(normalise(text), about)
+        path, seen, total = source_file(source, root), Pairs(), 0
+        with damage_of(path):
+            for place, sentence in _sentences(path, data.english_licence):
+                total += 1
+                if sentence is None:
+                    seen.skip(BROKEN, place)
+                else:
+                    found.setdefault(normalise(sentence[0]), sentence[1])
+        check_sound(source, seen, total)
+        if counts and seen.skipped:
+            counts.skipped["broken lines of English"] = (
+                counts.skipped.get("broken lines of English", 0) + seen.skipped[BROKEN]
+            )
+            counts.first_bad = (counts.first_bad + seen.first_bad)[:3]
     held = held_out(data, root, normalise) if found else set()
     fit = [
         text
@@ -253,18 +308,27 @@ def english_text(data: Data, root: Path, normalise: Callable[[str], str]) -> tup
         if len(text.split()) >= data.min_words and len(text) <= data.max_chars and same_words(text) not in held
     ]
     chosen = sorted(fit, key=share)[: data.max_english]
-    counts = Counter(found[text] for text in chosen)
-    return chosen, {name: {"sentences": n, "licence": licence} for (name, licence), n in counts.most_common()}
+    by_source = Counter(found[text] for text in chosen)
+    return chosen, {name: {"sentences": n, "licence": licence} for (name, licence), n in by_source.most_common()}
 
 
-def _sentences(path: Path, licence: str) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Each sentence of a file of English with its source and licence."""
+def _sentences(path: Path, licence: str) -> Iterator[tuple[str, tuple[str, tuple[str, str]] | None]]:
+    """Each line of a file of English with its place: the sentence, its source and licence, or None for a broken one."""
     rows = path.name.removesuffix(".gz").endswith(".jsonl")
-    for _, line in lines(path):
-        if not rows:
-            yield line, (GENERAL, licence)
-        elif isinstance(row := json.loads(line), dict) and isinstance(row.get("text"), str):
-            yield row["text"], (f"{row.get('source') or 'unknown'} (English)", str(row.get("licence") or licence))
+    for place, line in lines(path):
+        if isinstance(line, Broken) or LOST in line:
+            yield place, None
+        elif not rows:
+            yield place, (line, (GENERAL, licence))
+        else:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if isinstance(row, dict) and isinstance(text := row.get("text"), str) and LOST not in text:
+                yield place, (text, (f"{row.get('source') or 'unknown'} (English)", str(row.get("licence") or licence)))
+            else:
+                yield place, None
 
 
 def share(text: str) -> float:
@@ -284,7 +348,7 @@ def source_file(source: str, root: Path) -> Path:
 
 
 @contextmanager
-def _damage_of(where: str | Path) -> Iterator[None]:
+def damage_of(where: str | Path) -> Iterator[None]:
     """Whatever a reader trips over is damage of its file: E212."""
     try:
         yield
@@ -310,26 +374,41 @@ def _reader(source: str) -> PairReader:
     return max(fitting, key=lambda found: found[0])[1]
 
 
-def _pair(row: Mapping[str, Any] | str | None, columns: Mapping[str, str], format: str) -> Pair | LeftOut:
+def _pair(row: Mapping[str, Any] | str | Broken | None, columns: Mapping[str, str], format: str) -> Pair | LeftOut:
     """A pair out of a row, or why there is none."""
     if isinstance(row, str):
         return LeftOut(row, row)
+    if isinstance(row, Broken):
+        return LeftOut(BROKEN, row.why)
     if not isinstance(row, Mapping):
         return LeftOut(BROKEN, f"no row of {format}")
     sides = {side: _field(row, columns.get(side, side)) for side in ("english", "foreign")}
     for side, text in sides.items():
-        if not isinstance(text, str) or not text.strip():
-            what = "no text" if text is None or isinstance(text, str) else f"no text but {type(text).__name__}"
-            return LeftOut(BROKEN, f"{columns.get(side, side)}: {what}")
+        if why := _wrong(text):
+            return LeftOut(BROKEN, f"{columns.get(side, side)}: {why}")
     # A source and a licence stand on many rows: one string serves them all.
-    source, licence = (intern(str(row.get(key) or "unknown")) for key in ("source", "licence"))
+    source, licence = (intern(str(_field(row, columns.get(key, key)) or "unknown")) for key in ("source", "licence"))
     return Pair(sides["english"], sides["foreign"], source, licence)
 
 
+def _wrong(text: Any) -> str | None:
+    """Why this is no text of a pair."""
+    if not isinstance(text, str):
+        return "no text" if text is None else f"no text but {type(text).__name__}"
+    if LOST in text:
+        return "a character was lost in decoding (U+FFFD)"
+    if "\0" in text:
+        return "a zero character"
+    return None if text.strip() else "no text"
+
+
 def _field(row: Mapping[str, Any], dotted: str) -> Any:
+    """What stands under a name; a dot is part of a name, or leads into what stands under it. The longest name counts."""
     if dotted in row:
         return row[dotted]
-    value: Any = row
-    for part in dotted.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    parts = dotted.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        inside = row.get(".".join(parts[:count]))
+        if isinstance(inside, Mapping) and (value := _field(inside, ".".join(parts[count:]))) is not None:
+            return value
+    return None

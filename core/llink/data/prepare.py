@@ -197,7 +197,7 @@ def _read(sources: Sequence[str], language: Language, origin: Origin) -> Prepare
     seen: set[tuple[str, str]] = set()
     origins: dict[str, set[str]] = {}
     for where in sources:
-        pairs = read_pairs(where, Path(), origin.columns, language.code)
+        pairs = read_pairs(where, Path(), origin.columns, language.code, sound=True)
         for reason, count in pairs.skipped.items():
             found.skipped[reason] = found.skipped.get(reason, 0) + count
         found.first_bad += pairs.first_bad

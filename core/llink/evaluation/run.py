@@ -176,7 +176,10 @@ def dev_sets(
     found: dict[str, Sequence[Pair]] = {}
     for name in recipe.data.dev:
         try:
-            found[name] = dev_pairs(recipe.data, data, name, language.normalise).rows
+            read = dev_pairs(recipe.data, data, name, language.normalise)
+            found[name] = read.rows
+            if read.skipped:
+                report.warnings.append(f"{name}: {read.summary()}")
         except LlinkError as error:
             if not samples or error.code not in ("E210", "E211"):
                 raise

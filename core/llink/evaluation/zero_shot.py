@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llink.data.pairs import Pair
-from llink.evaluation.ranks import both_directions
+from llink.evaluation.ranks import answers, both_directions, chance
 from llink.training.features import FeatureCache
 
 
@@ -19,11 +19,11 @@ def zero_shot(cache: FeatureCache, pairs: Sequence[Pair]) -> dict[str, float]:
         pairs: N pairs, normalised as in training.
 
     Returns:
-        ``candidates`` (N), ``chance`` (the R@1 of guessing, 1/N), and the numbers of ``both_directions``.
+        ``candidates`` (N), ``chance`` (the R@1 of guessing, 1/N where no text stands in two pairs), and the numbers of ``both_directions``.
     """
     foreign, english = [p.foreign for p in pairs], [p.english for p in pairs]
     cache.ensure(foreign)
     cache.ensure(english, "Encoding English")
-    vectors, answers = cache.pooled(foreign), cache.pooled(english)
-    metrics = both_directions(vectors - vectors.mean(0), answers - answers.mean(0))
-    return {"candidates": len(pairs), "chance": 1 / len(pairs), **metrics}
+    vectors, targets, right = cache.pooled(foreign), cache.pooled(english), answers(pairs)
+    metrics = both_directions(vectors - vectors.mean(0), targets - targets.mean(0), right)
+    return {"candidates": len(pairs), "chance": chance(right), **metrics}

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from llink import plugins
 from llink.data.pairs import Pair, training_pairs
-from llink.evaluation.ranks import both_directions
+from llink.evaluation.ranks import answers, both_directions
 from llink.experiments.base import Changes, Experiment, Row, Study
 from llink.experiments.drawing import across
 from llink.recipe import Recipe
@@ -125,6 +125,7 @@ def mapped(run: Run) -> list[Row]:
             dev: both_directions(
                 (run.cache.pooled([p.foreign for p in pairs]) - means[0]) @ matrix,
                 run.cache.pooled([p.english for p in pairs]) - means[1],
+                answers(pairs),
             )
             for dev, pairs in run.dev.items()
         }

@@ -35,6 +35,7 @@ from llink.reading import in_batches
 from llink.recipe import Recipe, StageB
 from llink.scoring import answer_losses, embedded
 from llink.training import trackers
+from llink.training.data_record import check_data
 from llink.training.loop import Log, Measure, Part, Stage, accelerator_for, fit, warmup_cosine, whole_batch
 from llink.training.run import claim, training_examples
 from llink.training.run_folder import RunFolder
@@ -73,8 +74,8 @@ def train(
 
     Raises:
         LlinkError: E404 when ``out`` holds another run, E402 when the loss is not finite, E407 for an earlier baseline
-            of another size, E420 for a tracker, E527 for one of another decoder or a folder that holds none, E201 when
-            ``init_from`` is neither a folder nor a language.
+            of another size, E410 when the data of a run changed, E420 for a tracker, E527 for one of another decoder or
+            a folder that holds none, E201 when ``init_from`` is neither a folder nor a language.
     """
     language = plugins.language(recipe.language)
     earlier = _earlier(recipe)
@@ -84,10 +85,12 @@ def train(
     if folder.exists():
         return folder
     pairs = training_pairs(recipe.data, data, language.normalise)
-    english, _ = english_text(recipe.data, data, language.normalise)
+    english, _ = english_text(recipe.data, data, language.normalise, pairs)
     dev = {name: dev_pairs(recipe.data, data, name, language.normalise).rows for name in recipe.data.dev}
     first = {name: rows[: recipe.dev_examples] for name, rows in dev.items()}
-    accelerator.print(f"Training data: {pairs.summary()}", flush=True)
+    instructions, about_them = read_instructions(recipe.data, data, language.normalise)
+    accelerator.print(f"Training data: {pairs.summary()}" + (f"; {about_them}" if instructions else ""), flush=True)
+    check_data(out, accelerator, pairs=pairs.rows, english=english, instructions=instructions, dev=dev)
     with RunFolder(out, accelerator, recipe.model_dump(mode="json")) as run:
         device = str(accelerator.device) if recipe.device == "auto" else recipe.device
         with run.timed("load"), accelerator.local_main_process_first():  # which fetches it
@@ -96,7 +99,6 @@ def train(
                 **recipe.decoder.options,
             )  # fmt: skip
         with_english = recipe.stage_a.english_side or recipe.stage_b.english_share > 0
-        instructions, _ = read_instructions(recipe.data, data, language.normalise)
         with accelerator.main_process_first():  # which lets the decoder answer, and keeps the answers
             examples = training_examples(recipe, decoder, pairs.rows, english if with_english else None, instructions)
         # English in, the same English out teaches slots; a decoder that reads the English itself would only copy.

@@ -25,13 +25,14 @@ from llink.bridge import Bridge
 from llink.data.instruct import Instruction, distil, read_instructions
 from llink.data.pairs import Pair, Pairs, dev_pairs, english_text, repeated, share, training_pairs
 from llink.errors import LlinkError
-from llink.evaluation.ranks import both_directions, retrieval_metrics
+from llink.evaluation.ranks import answers, both_directions, retrieval_metrics
 from llink.home import atomic_write, home
 from llink.interfaces import Decoder, Encoder, Language
 from llink.models import load_decoder, load_encoder
 from llink.recipe import Injection, Recipe, load_recipe
 from llink.shared import SHARED, has_shared
 from llink.training import trackers
+from llink.training.data_record import check_data
 from llink.training.features import FeatureCache, Features, MatchedMeans, Vectors
 from llink.training.loop import accelerator_for
 from llink.training.objective import check_losses, check_parts
@@ -58,13 +59,13 @@ def train(
         data: folder that the recipe's data paths are relative to.
         out: run folder: ``recipe.yaml``, ``metrics.jsonl``, ``train.png``, ``time_and_memory.json``,
             ``stage_a.safetensors``, ``warm_start.safetensors``, ``adapter/``, after stage C ``adapter_c/`` and, while
-            training, ``checkpoints/``.
+            training, ``checkpoints/``; ``data.json`` has digests of what it is trained on.
         resume: go on with the run in ``out``.
         track: trackers that get the log too, see ``llink.training.trackers``.
 
     Raises:
         LlinkError: E404 when ``out`` holds another run, E405 for a stage without the one before, E409 for a stage C
-            that the recipe has off, E420 for a tracker.
+            that the recipe has off, E410 when the data of a run changed, E420 for a tracker.
     """
     if stage == "c" and not recipe.stage_c.examples:
         raise LlinkError("E409", f"Stage C is off in recipe '{recipe.name}'.", "Try --set stage_c.examples=2000.")
@@ -114,12 +115,15 @@ class Run:
         accelerator = accelerator_for(recipe.device, **trackers.options(track, out))
         claim(recipe, out, resume, accelerator)
         pairs = training_pairs(recipe.data, data, language.normalise)
-        english, about_english = english_text(recipe.data, data, language.normalise)
+        english, about_english = english_text(recipe.data, data, language.normalise, pairs)
         instructions, about = read_instructions(recipe.data, data, language.normalise)
-        dev = {
-            name: dev_pairs(recipe.data, data, name, language.normalise).rows[:CANDIDATES] for name in recipe.data.dev
-        }
+        read = {name: dev_pairs(recipe.data, data, name, language.normalise) for name in recipe.data.dev}
+        dev = {name: found.rows[:CANDIDATES] for name, found in read.items()}
         accelerator.print(f"Training data: {pairs.summary()}" + (f"; {about}" if instructions else ""), flush=True)
+        for name, found in read.items():
+            if found.skipped:
+                accelerator.print(f"Dev set {name}: {found.summary()}", flush=True)
+        check_data(out, accelerator, pairs=pairs.rows, english=english, instructions=instructions, dev=dev)
         folder = RunFolder(out, accelerator, recipe.model_dump(mode="json"))
         with folder.timed("load"), accelerator.local_main_process_first():  # which fetches them
             place = _place(recipe, accelerator)
@@ -275,11 +279,11 @@ class Run:
         """R@1 of each dev set, as ``<dev>.r1``, while the projector is trained."""
         return {f"{name}.r1": retrieval_metrics(*found)["r1"] for name, found in self._dev_aligned(projector).items()}
 
-    def _dev_aligned(self, projector: Any) -> dict[str, tuple[Tensor, Tensor]]:
-        """pF and centred hE of each dev set, on the CPU."""
+    def _dev_aligned(self, projector: Any) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """pF and centred hE of each dev set, on the CPU, and which answer which."""
         device, mean = projector.teacher_mean.device, projector.teacher_mean.cpu()
         return {
-            name: (projector(pooled.to(device)).cpu(), teachers - mean)
+            name: (projector(pooled.to(device)).cpu(), teachers - mean, answers(self.dev[name]))
             for name, (pooled, teachers) in self._dev_vectors.items()
         }
 
@@ -420,6 +424,7 @@ class Run:
             name: both_directions(
                 self.cache.pooled([p.foreign for p in rows]) - foreign,
                 self.cache.pooled([p.english for p in rows]) - english,
+                answers(rows),
             )
             for name, rows in self.dev.items()
         }
