@@ -86,7 +86,7 @@ def test_mixed_lines(tmp_path: Path, answers: dict[str, str], language: tuple[st
     expected = [text if i in UNREAD else answers[text] for i, text in enumerate(MIXED)]
     assert done.stdout == "".join(f"{line}\n" for line in expected)
     assert done.stderr == (
-        "llink: Lines that came through unread: 4 (Latin letters); 5, 6, 7, 9 (no letters); 10 (address).\n"
+        "llink: Texts that came through unread: 4 (Latin letters); 5, 6, 7, 9 (no letters); 10 (address).\n"
     )
     rows = [json.loads(row) for row in llink("translate", "--file", file, "--json", *language, *SHORT, status=3).stdout.splitlines()]  # fmt: skip
     assert {i: row["note"] for i, row in enumerate(rows) if row["note"]} == UNREAD
@@ -262,3 +262,11 @@ def test_memory_is_flat(tmp_path: Path) -> None:
         assert done.stdout.count("\n") == count
         peaks.append(int(done.stderr.split()[-1]))
     assert peaks[1] - peaks[0] < 20_000, peaks  # kB, of a file of 60 MB
+
+
+def test_a_document_keeps_its_structure(answers: dict[str, str], tmp_path: Path) -> None:
+    page, out = tmp_path / "page.md", tmp_path / "page.en.md"
+    page.write_text(f"# {KHMER[0]}\n\n- {KHMER[1]}\n- `code`\n", encoding="utf-8")
+    llink("translate", "--file", page, "--out", out, *SHORT)
+    made = out.read_text("utf-8").replace("\\", "")
+    assert made == f"# {answers[KHMER[0]]}\n\n- {answers[KHMER[1]]}\n- `code`\n"

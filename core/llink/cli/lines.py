@@ -52,6 +52,18 @@ def lines_of(text: str | None, file: Path | None) -> Iterator[Line]:
     raise LlinkError("E505", "There is no text.", "Give it as an argument, with --file FILE, or on stdin.")
 
 
+def read_whole(file: Path) -> str:
+    """All of a UTF-8 file; E508 where that cannot be had."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LlinkError(
+            "E508", f"{file} is not UTF-8 (byte {error.start}).", "Convert it, with iconv for one."
+        ) from None
+    except OSError as error:
+        raise LlinkError("E508", f"{file} cannot be read: {error.strerror}.") from None
+
+
 def count(file: Path | None) -> int | None:
     """How many lines a file has; None where that is not known before it is read."""
     try:

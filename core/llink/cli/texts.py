@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from llink.cli.lines import count, in_chunks, lines_of
+from llink.cli.lines import count, in_chunks, lines_of, read_whole
 from llink.cli.options import adapter_option
 from llink.cli.out import opened
+from llink.documents import is_document
 from llink.errors import LlinkError
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Read texts from a UTF-8 file, one a line; - is stdin.",
+        help="Read texts from a UTF-8 file, one a line; - is stdin. Of an .srt, .html or .md file the texts, and write "
+        "the document with the answers in their place.",
     ),
     click.option(
         "--language",
@@ -64,12 +66,7 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="N",
         help="Decoder tokens an output may have.",
     ),
-    click.option(
-        "--loop-guard/--no-loop-guard",
-        default=True,
-        show_default=True,
-        help="Keep an output from repeating itself.",
-    ),
+    click.option("--no-loop-guard", "loops", is_flag=True, help="Let an output repeat itself."),
     click.option(
         "--device",
         default="auto",
@@ -96,7 +93,7 @@ def run(
     out: Path | None,
     resume: bool,
     max_new_tokens: int,
-    loop_guard: bool,
+    loops: bool,
     device: str,
     *,
     task: str | None = None,
@@ -122,11 +119,17 @@ def run(
     if language != AUTO:
         default = load_registry().default
         language = str(selected(language, adapter, default.encoder, default.decoder)[0])
-    lines = lines_of(text, file)
     asked = {"task": task} | ({} if instruction is None else {"instruction": instruction})
-    options: dict[str, Any] = {**asked, "max_new_tokens": max_new_tokens, "loop_guard": loop_guard}
+    options: dict[str, Any] = {**asked, "max_new_tokens": max_new_tokens, "loop_guard": not loops}
     settings = {**options, "language": language, "adapter": adapter, "json": as_json}
     engine, tally = _Loader(device, adapter), Tally()
+    if text is None and file is not None and is_document(file):
+        if as_json or resume:
+            raise click.UsageError("--json and --resume are for texts one a line.")
+        whole_document(file, out, lambda texts: tally.take(answer_all(engine, texts, language, **options), "Text"))
+        tally.end()
+        return
+    lines = lines_of(text, file)
     with opened(out, resume, settings) as target:
         target.skip(map(str, islice(lines, target.done)))
         tally.counts |= target.counts
@@ -140,9 +143,32 @@ def run(
                 rows = [as_row(answer, asked) if as_json else as_line(answer) for answer in answers]
                 target.write(list(map(str, chunk)), rows, tally.counts)
                 advance(len(chunk))
-    tally.tell()
-    if tally.status:
-        click.get_current_context().exit(tally.status)
+    tally.end()
+
+
+def whole_document(file: Path, out: Path | None, answer: Callable[[Sequence[str]], list[Answer]]) -> None:
+    """Write a document with answers in the place of its texts; a text that was refused stays.
+
+    Raises:
+        LlinkError: E218 where ``out`` exists, E508 unreadable file, E541 damaged document.
+    """
+    from llink.documents import parse
+    from llink.home import atomic_write
+
+    if out is not None and out.exists():
+        raise LlinkError("E218", f"{out} exists.", "Give another --out, or delete it.")
+    document = parse(read_whole(file), file)
+    outputs: list[str] = []
+    with bar(len(document.texts), 0, out is None and sys.stdout.isatty()) as advance:
+        for start in range(0, len(document.texts), 4 * BATCH):
+            answers = answer(document.texts[start : start + 4 * BATCH])
+            outputs += [answer.text if answer.error else answer.output for answer in answers]
+            advance(len(answers))
+    made = document.render(outputs)
+    if out is None:
+        click.echo(made, nl=False)
+    else:
+        atomic_write(out, made)
 
 
 class _Loader:
@@ -175,8 +201,8 @@ class Tally:
         self.notes: dict[str, list[int]] = {}  # the first of each kind
         self.kinds = Counter[str]()
 
-    def take(self, answers: Sequence[Answer]) -> None:
-        """The answers to the next lines."""
+    def take(self, answers: list[Answer], what: str = "Line") -> list[Answer]:
+        """Count the answers to the next lines, and give them back."""
         from llink.unread import BLANK
 
         for answer in answers:
@@ -184,7 +210,7 @@ class Tally:
             if answer.error:
                 self.counts["refused"] += 1
                 named = LlinkError(
-                    answer.error.code, f"Line {self.counts['lines']}: {answer.error.message}", answer.error.hint
+                    answer.error.code, f"{what} {self.counts['lines']}: {answer.error.message}", answer.error.hint
                 )
                 click.echo(f"llink: {' '.join(str(named).split())}", err=True)
             elif answer.note and answer.note != BLANK:
@@ -192,6 +218,7 @@ class Tally:
                 self.kinds[answer.note] += 1
                 if self.kinds[answer.note] <= SHOWN:
                     self.notes.setdefault(answer.note, []).append(self.counts["lines"])
+        return answers
 
     def tell(self) -> None:
         """One line about those that came through unread."""
@@ -204,12 +231,13 @@ class Tally:
         for note, numbers in self.notes.items():
             more = f" and {self.kinds[note] - SHOWN:,} more" if self.kinds[note] > SHOWN else ""
             kinds.append(f"{', '.join(map(str, numbers))}{more} ({note})")
-        click.echo(f"llink: Lines that came through unread: {'; '.join(kinds)}.", err=True)
+        click.echo(f"llink: Texts that came through unread: {'; '.join(kinds)}.", err=True)
 
-    @property
-    def status(self) -> int:
-        """The exit status; blank lines do not count."""
-        return 1 if self.counts["refused"] else UNREAD if self.counts["unread"] else 0
+    def end(self) -> None:
+        """Tell, and leave the command with the status that is due; blank lines do not count."""
+        self.tell()
+        if status := 1 if self.counts["refused"] else UNREAD if self.counts["unread"] else 0:
+            click.get_current_context().exit(status)
 
 
 def as_row(answer: Answer, asked: dict[str, Any]) -> str:
