@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import threading
 import time
@@ -38,12 +39,13 @@ from llink.shared import SHARED, has_adapter, has_shared, language_of
 from llink.shelf import BoundedCache, Resident, Shelf, Source
 from llink.text import normalise, script_counts
 from llink.training.features import BATCH_TOKENS, token_batches
+from llink.unread import BLANK, LATIN, unread, with_marks
 
 MAX_CHARS = 20_000
 """Longer text is refused: it is a document, and the slots hold a sentence or two."""
 LONG = 256
-"""Characters; adapters are trained on text up to here. Longer text is translated sentence by sentence, and becomes
-several passages of K slots for any other task."""
+"""Characters; adapters are trained on text up to here. Longer text becomes several passages of K slots; what is
+translated goes sentence by sentence whatever its length."""
 MAX_SLOTS = 512
 """Slots that one prompt may have."""
 KNOWN = 0.5
@@ -298,6 +300,7 @@ class Engine:
         task: str | None = "translate",
         instruction: str | None = None,
         verbatim: bool = True,
+        loop_guard: bool = True,
         max_new_tokens: int = 128,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
@@ -306,7 +309,8 @@ class Engine:
         """English answers about foreign texts, greedy, in the order of ``texts``; languages may be mixed.
 
         Args:
-            texts: one text or many.
+            texts: one text or many. A translation is made sentence by sentence. What has no letters passes through,
+                see ``llink.unread``.
             language: code or name for all, or ``CODE@NAME``; ``auto`` is the one of an enclosing ``using``, else goes by script; None
                 leaves the decoder untouched and takes ``texts`` as the user's message.
             languages: the same, or one for each text.
@@ -314,6 +318,7 @@ class Engine:
             instruction: a free instruction in English instead of a task.
             verbatim: whether adapters that have the verbatim channel use it, and the digits of a translation, summary or
                 title are those of the text's own values (``llink.constrained``).
+            loop_guard: whether an answer is kept from repeating itself (``llink.loops``).
             timeout: seconds until E514. cancel: set it from another thread for the same.
             options: those of transformers' ``generate`` that ``OPTIONS`` names.
 
@@ -333,8 +338,15 @@ class Engine:
                 f"There are {len(rows)} texts and {len(each)} languages.",
                 "Give one for each text, or one for all.",
             )
-        codes = [self._code(text, wanted) for text, wanted in zip(rows, each, strict=True)]
         outputs: dict[int, str] = {}
+        codes: list[str | None] = [None] * len(rows)
+        for i, (text, wanted) in enumerate(zip(rows, each, strict=True)):
+            passing = self._passing(text, wanted)
+            if passing is None:
+                codes[i] = self._code(text, wanted)
+            else:
+                instruction_for(task, instruction)  # a wrong one is told whatever the texts are
+                outputs[i] = passing
         while left := [i for i in range(len(rows)) if i not in outputs]:
             with ExitStack() as held:
                 residents = self._residents([codes[i] for i in left], held, deadline)
@@ -347,10 +359,13 @@ class Engine:
                     verbatim,
                     max_new_tokens,
                 )
-                flat = [row for group in groups for row in group]
-                request = self._scheduler.submit(Request(flat, options, deadline, cancel))
-                answers = iter([self._text(ids) for ids in request.result()])
-            outputs |= {i: " ".join(next(answers) for _ in group) for i, group in zip(now, groups, strict=True)}
+                flat = [row for group in groups for row in group if isinstance(row, Row)]
+                for row in flat:
+                    row.loop_guard = loop_guard
+                request = Request(flat, options, deadline, cancel)
+                answers = iter([self._text(ids) for ids in self._scheduler.submit(request).result()] if flat else [])
+            for i, group in zip(now, groups, strict=True):
+                outputs[i] = " ".join(row if isinstance(row, str) else next(answers) for row in group)
         return outputs[0] if single else [outputs[i] for i in range(len(rows))]
 
     def stream(
@@ -361,6 +376,7 @@ class Engine:
         task: str | None = "translate",
         instruction: str | None = None,
         verbatim: bool = True,
+        loop_guard: bool = True,
         max_new_tokens: int = 128,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
@@ -372,22 +388,30 @@ class Engine:
         """
         _check_options(options, max_new_tokens)
         deadline = _deadline(timeout)
+        passing = self._passing(text, language)
+        if passing is not None:
+            instruction_for(task, instruction)
+            yield passing
+            return
         code = self._code(text, language)
         news: SimpleQueue[None] = SimpleQueue()
         with ExitStack() as held:
             resident = self._residents([code], held, deadline).get(str(code))
             [rows] = self._rows([text], [resident], task, instruction, verbatim, max_new_tokens)
-            for row in rows:
-                row.on_tokens = lambda: news.put(None)
-            request = Request(rows, options, deadline, cancel)
+            read = [row for row in rows if isinstance(row, Row)]
+            for row in read:
+                row.on_tokens, row.loop_guard = lambda: news.put(None), loop_guard
+            request = Request(read, options, deadline, cancel)
             request.future.add_done_callback(lambda _: news.put(None))
-            self._scheduler.submit(request)
+            if read:
+                self._scheduler.submit(request)
             try:
-                for number, row in enumerate(rows):
+                for number, part in enumerate(rows):
                     if number:
                         yield " "
-                    yield from self._pieces_of(row, request, news)
-                request.result()
+                    yield from [part] if isinstance(part, str) else self._pieces_of(part, request, news)
+                if read:
+                    request.result()
             finally:
                 request.give_up()
 
@@ -411,6 +435,7 @@ class Engine:
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
+        loop_guard: bool = True,
         max_new_tokens: int = 128,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
@@ -468,6 +493,7 @@ class Engine:
                         "Let turns of user and assistant alternate.",
                     ) from error  # fmt: skip
             row = self._row(prompt, slots, resident, max_new_tokens)
+            row.loop_guard = loop_guard
             request = self._scheduler.submit(Request([row], options, deadline, cancel))
             [ids] = request.result()
         return self._text(ids)
@@ -510,11 +536,19 @@ class Engine:
 
         They are compared where the adapter says: among the encoder's own vectors, or with the teacher states of stage A;
         the adapter's common means are taken out on both sides.
+
+        Raises:
+            LlinkError: E510 for an empty query or candidate, and as ``generate``.
         """
         from llink.recipe import Teacher
         from llink.training.teacher import TeacherEncoder
 
         code = self._foreign_code(query, language)
+        blank = [str(number) for number, text in enumerate(candidates) if not normalise(text)]
+        if blank:
+            raise LlinkError(
+                "E510", f"Candidates are empty: {', '.join(blank[:9])}, counted from 0.", "Leave them out."
+            )
         with self._hold(code) as resident, self._switch.using(None), torch.inference_mode():
             [wanted] = self._vectors([query], resident)
             if not candidates:
@@ -583,6 +617,17 @@ class Engine:
 
     # One text on its way
 
+    def _passing(self, text: str, language: str | None) -> str | None:
+        """The answer to a text that has nothing to read; None for one that is to be read, or refused as blank."""
+        if language == AUTO:
+            language = self._default.get()
+        found = None if language is None else unread(text, ())
+        if found is None or found.note in (BLANK, LATIN):
+            return None
+        if language != AUTO:
+            plugins.select(str(language))  # an unknown one is told whatever the text is
+        return found.output
+
     def _code(self, text: str, language: str | None) -> str | None:
         """The language that a text is to be read in, None for the bare decoder."""
         if language == AUTO:
@@ -625,8 +670,11 @@ class Engine:
         instruction: str | None,
         verbatim: bool,
         limit: int,
-    ) -> list[list[Row]]:
-        """Each text as one or more rows for the decoder, read with its adapter; None for the bare decoder."""
+    ) -> list[list[Row | str]]:
+        """Each text as one or more rows for the decoder, read with its adapter; None for the bare decoder.
+
+        A sentence of a translation that needs no reading stands in the place of its row.
+        """
         wanted = instruction_for(task, instruction) if any(residents) else ""
         split = instruction is None and task == "translate"
         pieces = [
@@ -634,15 +682,23 @@ class Engine:
             for text, resident in zip(texts, residents, strict=True)
         ]
         slots: dict[tuple[Resident, str], Tensor] = {}
+        passing: dict[tuple[Resident, str], str] = {}
         for holder in dict.fromkeys(filter(None, residents)):
             mine = [piece for own, other in zip(pieces, residents, strict=True) if other is holder for piece in own]
+            if split:
+                found = {piece: unread(piece, [holder.language]) for piece in mine}
+                passing |= {(holder, piece): own.output for piece, own in found.items() if own}
+                mine = [piece for piece in mine if not found[piece]]
             slots |= {(holder, piece): k for piece, k in zip(mine, self._slots_of(mine, holder), strict=True)}
-        rows: list[list[Row]] = []
+        rows: list[list[Row | str]] = []
         for text, resident, own in zip(texts, residents, pieces, strict=True):
             # Without an adapter the text itself is what is asked; otherwise one row for each group of passages.
             groups = [[]] if resident is None else [[piece] for piece in own] if split else [own]
             rows.append([])
             for group in groups:
+                if resident and split and (resident, group[0]) in passing:
+                    rows[-1].append(passing[resident, group[0]])
+                    continue
                 digits: Known | None = None
                 with self._wording:
                     if resident is None:
@@ -686,23 +742,26 @@ class Engine:
         return parts
 
     def _segments(self, text: str, resident: Resident, sentences: bool = False) -> list[str]:
-        """A text as the pieces that get K slots each: whole where it is short, else by its sentences.
+        """A text as the pieces that get K slots each: its sentences, or whole where it is short and ``sentences`` is not set.
 
         Args:
             sentences: one piece a sentence; otherwise as many sentences a piece as stay within ``LONG`` characters.
         """
         spoken, text = resident.language, text.strip()
-        parts = spoken.sentences(text) if len(text) > LONG or "\n" in text else [text]
+        parts = with_marks(spoken.sentences(text)) if sentences or len(text) > LONG or "\n" in text else [text]
         parts = [spoken.normalise(part) for part in parts]
         counts = self._tokens(parts)
         if spoken.code == SHARED:
             self._must_read(text)
         if not any(counts):
             raise LlinkError("E510", "The encoder has no token for anything in the text.", "Give a sentence.")
-        for part, count in zip(parts, counts, strict=True):
-            self._must_fit(part, count)
+        passing = [unread(part, [spoken]) if sentences else None for part in parts]
+        for part, count, own in zip(parts, counts, passing, strict=True):
+            if not own:
+                self._must_fit(part, count)
         if sentences:
-            return [part for part, count in zip(parts, counts, strict=True) if count]
+            kept = [own.note != BLANK if own else count > 0 for own, count in zip(passing, counts, strict=True)]
+            return [part for part, keep in zip(parts, kept, strict=True) if keep]
         parts = _joined(parts, counts, self.encoder.max_tokens)
         ends = list(accumulate(self._counts(parts, resident)))
         if ends[-1] > MAX_SLOTS:
@@ -791,7 +850,11 @@ class Engine:
 
 
 def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
+    if timeout is None or timeout > threading.TIMEOUT_MAX:
+        return None
+    if math.isnan(timeout):
+        raise LlinkError("E518", "timeout is not a number.", "Give seconds, or None for no limit.")
+    return time.monotonic() + timeout
 
 
 def _check_options(options: Mapping[str, Any], max_new_tokens: int) -> None:

@@ -16,10 +16,12 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor
 
 from llink.constrained import Known, KnownDigits
 from llink.errors import LlinkError
 from llink.interfaces import Decoder
+from llink.loops import LoopGuard
 from llink.lora import Lora, LoraSwitch
 from llink.reading import generate_ids, pad_left
 
@@ -41,6 +43,7 @@ class Row:
         limit: tokens the answer may have.
         on_tokens: called in the worker whenever ``ids`` has grown.
         digits: what digits may spell in the answer; None for anything.
+        loop_guard: whether the answer is kept from repeating itself, see ``llink.loops``.
         ids: the answer so far, and when ``done`` all of it.
     """
 
@@ -49,6 +52,7 @@ class Row:
     limit: int
     on_tokens: Callable[[], None] | None = None
     digits: Known | None = None
+    loop_guard: bool = False
     ids: list[int] = field(default_factory=list)
     done: bool = False
 
@@ -260,7 +264,11 @@ class Scheduler:
         embeds, mask = pad_left([row.embeds for _, row in batch])
         limit = max(row.limit for _, row in batch)
         digits = [row.digits for _, row in batch]
-        rules = [KnownDigits(self._decoder, digits)] if any(own is not None for own in digits) else []
+        rules: list[LogitsProcessor] = []
+        if any(own is not None for own in digits):
+            rules.append(KnownDigits(self._decoder, digits))
+        if any(guarded := [row.loop_guard for _, row in batch]):
+            rules.append(LoopGuard(self._decoder, guarded))
         with self._switch.using([row.lora for _, row in batch]):
             out = generate_ids(
                 self._decoder, embeds, mask, limit, stopping_criteria=[watch], logits_processor=rules, **batch[0][0].options

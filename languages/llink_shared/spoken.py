@@ -7,6 +7,7 @@ from functools import lru_cache
 from llink import plugins
 from llink.generic import generic_language
 from llink.interfaces import Language
+from llink.shared import seems_english
 from llink.text import script_counts
 
 
@@ -21,6 +22,10 @@ class Shared(Language):
 
     def ascii_digits(self, text: str) -> str:
         return spoken(text).ascii_digits(text)
+
+    def likelihood(self, text: str) -> float | None:
+        """0 for what seems to be English, which needs no reading."""
+        return 0.0 if set(script_counts(text)) == {"LATIN"} and seems_english(text) else None
 
     def verbatim(self, text: str) -> list[str]:
         return spoken(text).verbatim(text)

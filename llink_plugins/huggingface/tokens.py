@@ -24,6 +24,9 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
     ``split_special_tokens`` spells special tokens out; a tokenizer that does not know it gets them broken
     up by a space after their first character, which no reader minds.
     """
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        # No tokenizer takes half of a character: two halves are put together, a lone one becomes U+FFFD.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     special = _special(tokenizer)
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
     if special.keys().isdisjoint(ids):

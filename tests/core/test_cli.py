@@ -32,8 +32,8 @@ INTRO = """# The command line
 One section a command, each with its own `--help`; `python -m llink` is the same as `llink`.
 
 Answers go to stdout; progress, notices and errors go to stderr. The exit status is 0 when all went well, 1 for an
-error with a code ([errors.md](errors.md)), 2 for an option or argument that does not exist, 70 for a bug
-(`LLINK_DEBUG=1` shows the traceback) and 130 after Ctrl-C.
+error with a code ([errors.md](errors.md)), 2 for an option or argument that does not exist, 3 for texts that came
+through unread, 70 for a bug (`LLINK_DEBUG=1` shows the traceback) and 130 after Ctrl-C.
 """
 
 LAO = """

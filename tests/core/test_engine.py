@@ -153,7 +153,6 @@ def test_markup_in_a_text_is_plain_text(engine: Engine, mark: str) -> None:
         ("This is English.", "km", "E504"),
         ("ສະບາຍດີ", "km", "E504"),
         ("This is English.", "auto", "E503"),
-        ("12345", "auto", "E503"),
         (KHMER[0], "xx", "E201"),
         (KHMER[0], "kmer", "E201"),
     ],

@@ -14,7 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from llink import LlinkError
-from llink.cli.texts import read_texts
+from llink.cli.lines import lines_of
 from llink.data.files import MAX_LINE
 from llink.data.pairs import LeftOut, Pair, Pairs, english_text, read_pairs, rows, training_pairs
 from llink.recipe import Data
@@ -67,10 +67,10 @@ def test_unicode_of_every_width(name: str, text: str, encoding: str, mark: bool,
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
 def test_texts_for_the_engine_in_other_widths(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes(f"{WATER}\r\n{FISH}\r\n".encode(encoding))
-    assert read_texts(None, tmp_path / "x.txt") == [WATER, FISH]
+    assert [*lines_of(None, tmp_path / "x.txt")] == [WATER, FISH]
     (tmp_path / "x.txt").write_bytes(WATER.encode("utf-16") + b"\0")
     with pytest.raises(LlinkError, match=r"\[E508\].*x.txt is not UTF-16"):
-        read_texts(None, tmp_path / "x.txt")
+        [*lines_of(None, tmp_path / "x.txt")]
 
 
 def test_two_files_with_marks_one_behind_the_other(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_two_files_with_marks_one_behind_the_other(tmp_path: Path) -> None:
 def test_utf_16_of_many_scripts_without_a_mark(line: str, tmp_path: Path) -> None:
     for encoding in ("utf-16-le", "utf-16-be"):
         (tmp_path / "x.txt").write_bytes(f"{line}\r\n{line}\r\n".encode(encoding))
-        assert read_texts(None, tmp_path / "x.txt") == [line, line]
+        assert [*lines_of(None, tmp_path / "x.txt")] == [line, line]
 
 
 def test_zero_bytes_do_not_make_utf_16(tmp_path: Path) -> None:
@@ -379,13 +379,13 @@ def test_general_english_with_too_many_broken_lines(tmp_path: Path) -> None:
     data = Data(train=[], english=["en.txt"], max_english=99, min_words=1)
     (tmp_path / "en.txt").write_bytes(b"A good line.\n" * 19 + "A café.\n".encode("cp1252"))
     counts = Pairs()
-    assert english_text(data, tmp_path, str.strip, counts) == ["A good line."]
+    assert english_text(data, tmp_path, str.strip, counts)[0] == ["A good line."]
     assert counts.summary() == "0 pairs; left out: 1 broken lines of English (first: en.txt:20)"
     (tmp_path / "en.txt").write_bytes("A café.\n".encode("cp1252") * 3 + b"A good line.\n")
     with pytest.raises(LlinkError, match=r"\[E233\] 3 of 4 rows of en.txt"):
         english_text(data, tmp_path, str.strip)
     (tmp_path / "en.txt").write_text("A good line.\nAnother.\n", encoding="utf-16")
-    assert sorted(english_text(data, tmp_path, str.strip)) == ["A good line.", "Another."]
+    assert sorted(english_text(data, tmp_path, str.strip)[0]) == ["A good line.", "Another."]
 
 
 def test_mo_is_bounded(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from llink.cli.texts import run, text_options
 def command(task: str | None, instruction: str | None, **options: Any) -> None:
     """Answer in English about TEXT.
 
-    Without TEXT and --file, texts are read from stdin. One text a line gives one line of output; a blank line
-    stays blank. With --json an output keeps its line breaks.
+    Without TEXT and --file, texts are read from stdin. One text a line gives one line of output, as soon as it is
+    there. What needs no reading (blank lines, numbers, addresses, emoji, text in Latin letters) comes through as it
+    is and ends the command with status 3; a line that cannot be read leaves its line empty, is named on stderr, and
+    ends it with status 1. With --json an output keeps its line breaks.
     """
     if task is not None and instruction is not None:
         raise click.UsageError("Give --task or --instruction, not both.")

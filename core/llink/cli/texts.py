@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from llink.cli.lines import count, in_chunks, lines_of, read_whole
 from llink.cli.options import adapter_option
+from llink.cli.out import opened
+from llink.documents import is_document
 from llink.errors import LlinkError
+
+if TYPE_CHECKING:
+    from llink.answers import Answer
+    from llink.engine import Engine
 
 BATCH = 16
 AUTO = "auto"
+SIZES = (BATCH, 2 * BATCH)
+"""Texts of the first chunks, so that the first answers come soon; then four batches at once, which are sorted by length."""
+UNREAD = 3
+"""Exit status where texts came through unread and none was refused."""
+SHOWN = 5
+"""Lines that a notice names of each kind."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 OPTIONS: tuple[Callable[[Any], Any], ...] = (
@@ -25,7 +39,8 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Read texts from a UTF-8 file, one a line; - is stdin.",
+        help="Read texts from a UTF-8 file, one a line; - is stdin. Of an .srt, .html or .md file the texts, and write "
+        "the document with the answers in their place.",
     ),
     click.option(
         "--language",
@@ -35,7 +50,14 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Language of the texts, with @NAME another of its adapters; auto finds it by script.",
     ),
     adapter_option,
-    click.option("--json", "as_json", is_flag=True, help="One JSON object a line."),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with a note or an error."),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write the answers to a file, each batch as it is done.  [default: stdout]",
+    ),
+    click.option("--resume", is_flag=True, help="Go on with the --out file of a run that was killed."),
     click.option(
         "--max-new-tokens",
         type=click.IntRange(min=1),
@@ -44,6 +66,7 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="N",
         help="Decoder tokens an output may have.",
     ),
+    click.option("--no-loop-guard", "loops", is_flag=True, help="Let an output repeat itself."),
     click.option(
         "--device",
         default="auto",
@@ -67,121 +90,180 @@ def run(
     language: str,
     adapter: str | None,
     as_json: bool,
+    out: Path | None,
+    resume: bool,
     max_new_tokens: int,
+    loops: bool,
     device: str,
     *,
     task: str | None = None,
     instruction: str | None = None,
 ) -> None:
-    """Read the texts, run the engine over them in batches, print as the answers come.
+    """Read the texts as they come, run the engine over them in batches, and write the answers as they come.
+
+    The command ends with status 1 where texts were refused, and else with ``UNREAD`` where some came through unread.
 
     Raises:
-        LlinkError: E501 unknown task, E201 unknown language, E505 no text, E508 unreadable file,
-            E301 unknown adapter, and those of the engine.
+        LlinkError: E501 unknown task, E201 unknown language, E505 no text, E508 unreadable file, E301 unknown adapter,
+            E218/E540 for ``out``, those of the engine, and what is wrong with a single TEXT.
     """
-    from llink import plugins
-    from llink.cli.names import adapter_path, selected
+    from llink.answers import answer_all
+    from llink.cli.names import selected
     from llink.prompt import instruction_for
     from llink.registry import load_registry
 
+    if resume and out is None:
+        raise click.UsageError("--resume needs --out.")
     # What the user typed is checked before any model is loaded.
     instruction_for(task, instruction)
     if language != AUTO:
         default = load_registry().default
         language = str(selected(language, adapter, default.encoder, default.decoder)[0])
-    texts = read_texts(text, file)
-    codes = languages_of(texts, language)
-
-    from llink.engine import Engine
-
-    engine = Engine.load(device=device)
-    for code in sorted({code for code, text in zip(codes, texts, strict=True) if text.strip()}):
-        engine.add(code, adapter_path(adapter, plugins.select(code).language) if adapter else None)
-    with bar(len(texts)) as advance:
-        for start in range(0, len(texts), BATCH):
-            batch = texts[start : start + BATCH]
-            full = [text for text in batch if text.strip()]
-            outputs = iter(
-                engine.generate(
-                    full, language=language, task=task, instruction=instruction, max_new_tokens=max_new_tokens
-                )
-                if full
-                else []
-            )
-            for text, code in zip(batch, codes[start : start + BATCH], strict=True):
-                output = next(outputs) if text.strip() else ""
-                if as_json:
-                    row = {"text": text, "language": code or None, "task": task}
-                    row |= {} if instruction is None else {"instruction": instruction}
-                    click.echo(json.dumps({**row, "output": output}, ensure_ascii=False))
-                else:
-                    click.echo(" ".join(output.split()))
-            advance(len(batch))
+    asked = {"task": task} | ({} if instruction is None else {"instruction": instruction})
+    options: dict[str, Any] = {**asked, "max_new_tokens": max_new_tokens, "loop_guard": not loops}
+    settings = {**options, "language": language, "adapter": adapter, "json": as_json}
+    engine, tally = _Loader(device, adapter), Tally(language)
+    if text is None and file is not None and is_document(file):
+        if as_json or resume:
+            raise click.UsageError("--json and --resume are for texts one a line.")
+        whole_document(file, out, lambda texts: tally.take(answer_all(engine, texts, language, **options), "Text"))
+        tally.end()
+        return
+    lines = lines_of(text, file)
+    with opened(out, resume, settings) as target:
+        target.skip(map(str, islice(lines, target.done)))
+        tally.counts |= target.counts
+        shown = out is None and sys.stdout.isatty()
+        with bar(None if shown else count(file), target.done, shown or text is not None) as advance:
+            for chunk in in_chunks(lines, chain(SIZES, repeat(4 * BATCH))):
+                answers = answer_all(engine, chunk, language, **options)
+                if text is not None and len(chunk) == 1 and answers[0].error:
+                    raise answers[0].error
+                tally.take(answers)
+                rows = [as_row(answer, asked) if as_json else as_line(answer) for answer in answers]
+                target.write(list(map(str, chunk)), rows, tally.counts)
+                advance(len(chunk))
+    tally.end()
 
 
-def read_texts(text: str | None, file: Path | None) -> list[str]:
-    """The texts, one a line, from the argument, the file or stdin; blank lines stay.
+def whole_document(file: Path, out: Path | None, answer: Callable[[Sequence[str]], list[Answer]]) -> None:
+    """Write a document with answers in the place of its texts; a text that was refused stays.
 
     Raises:
-        LlinkError: E505 when there is no text, E508 when the file cannot be read, or is neither UTF-8 nor, as its bytes say, UTF-16
-            or UTF-32.
+        LlinkError: E218 where ``out`` exists, E508 unreadable file, E541 damaged document.
     """
-    if text is not None and file is not None:
-        raise click.UsageError("Give TEXT or --file, not both.")
-    if text is None:
-        text = read(file)
-    lines = re.split(r"\r\n|\r|\n", text)
-    if not lines[-1]:
-        lines.pop()
-    if not any(map(str.strip, lines)):
-        raise LlinkError("E505", "There is no text.", "Give it as an argument, with --file FILE, or on stdin.")
-    return lines
+    from llink.documents import parse
+    from llink.home import atomic_write
+
+    if out is not None and out.exists():
+        raise LlinkError("E218", f"{out} exists.", "Give another --out, or delete it.")
+    document = parse(read_whole(file), file)
+    outputs: list[str] = []
+    with bar(len(document.texts), 0, out is None and sys.stdout.isatty()) as advance:
+        for start in range(0, len(document.texts), 4 * BATCH):
+            answers = answer(document.texts[start : start + 4 * BATCH])
+            outputs += [answer.text if answer.error else answer.output for answer in answers]
+            advance(len(answers))
+    made = document.render(outputs)
+    if out is None:
+        click.echo(made, nl=False)
+    else:
+        atomic_write(out, made)
 
 
-def read(file: Path | None) -> str:
-    """All of a file, or of stdin unless that is a terminal."""
-    from llink.data.encoding import decoded
+class _Loader:
+    """Loads the engine when the first text is to be read, and the adapter that was named with each new language."""
 
-    from_stdin = file is None or str(file) == "-"
-    if file is None and sys.stdin.isatty():
-        return ""
-    name = "stdin" if from_stdin else str(file)
-    try:
-        data = sys.stdin.buffer.read() if file is None or from_stdin else file.read_bytes()
-        return decoded(data)
-    except UnicodeDecodeError as error:
-        raise LlinkError(
-            "E508", f"{name} is not {error.encoding.upper()} (byte {error.start}).", "Convert it, with iconv for one."
-        ) from None
-    except OSError as error:
-        raise LlinkError("E508", f"{name} cannot be read: {error.strerror}.") from None
+    def __init__(self, device: str, adapter: str | None) -> None:
+        self.device, self.adapter = device, adapter
+        self.engine: Engine | None = None
+        self.languages: set[str] = set()
 
+    def __call__(self, languages: Sequence[str]) -> Engine:
+        from llink import plugins
+        from llink.cli.names import adapter_path
+        from llink.engine import Engine
 
-def languages_of(texts: Sequence[str], language: str) -> list[str]:
-    """The language code of each text, empty for a blank one; an error names the line."""
-    from llink import plugins
-    from llink.script import check_script, detect
-
-    codes = []
-    for number, text in enumerate(texts, 1):
-        try:
-            if not text.strip():
-                codes.append("")
-            elif language == AUTO:
-                codes.append(detect(text, plugins.languages()).code)
-            else:
-                check_script(text, plugins.select(language).language)
-                codes.append(language)
-        except LlinkError as error:
-            where = f"Line {number}: " if len(texts) > 1 else ""
-            raise LlinkError(error.code, where + error.message, error.hint) from None
-    return codes
+        if self.engine is None:
+            self.engine = Engine.load(device=self.device)
+        for code in sorted(set(languages) - self.languages):
+            if self.adapter:
+                self.engine.add(code, adapter_path(self.adapter, plugins.select(code).language))
+            self.languages.add(code)
+        return self.engine
 
 
-def bar(count: int) -> Any:
-    """A progress bar over many texts; where the answers go to the screen, they are the progress."""
+class Tally:
+    """Counts answers, tells refused lines on stderr at once and the unread ones at the end."""
+
+    def __init__(self, language: str = AUTO) -> None:
+        self.language, self.shared = language, 0
+        self.counts = {"lines": 0, "unread": 0, "refused": 0}
+        self.notes: dict[str, list[int]] = {}  # the first of each kind
+        self.kinds = Counter[str]()
+
+    def take(self, answers: list[Answer], what: str = "Line") -> list[Answer]:
+        """Count the answers to the next lines, and give them back."""
+        from llink.shared import SHARED
+        from llink.unread import BLANK
+
+        for answer in answers:
+            self.counts["lines"] += 1
+            self.shared += answer.adapter == SHARED != self.language
+            if answer.error:
+                self.counts["refused"] += 1
+                named = LlinkError(
+                    answer.error.code, f"{what} {self.counts['lines']}: {answer.error.message}", answer.error.hint
+                )
+                click.echo(f"llink: {' '.join(str(named).split())}", err=True)
+            elif answer.note and answer.note != BLANK:
+                self.counts["unread"] += 1
+                self.kinds[answer.note] += 1
+                if self.kinds[answer.note] <= SHOWN:
+                    self.notes.setdefault(answer.note, []).append(self.counts["lines"])
+        return answers
+
+    def tell(self) -> None:
+        """One line about those that the shared adapter read, and one about those that came through unread."""
+        if self.shared:
+            texts = "The text was" if self.counts["lines"] == 1 else f"{self.shared:,} texts were"
+            click.echo(
+                f"llink: {texts} read through the shared adapter (mul), for want of one for the language.", err=True
+            )
+        if not self.notes:
+            return
+        if self.counts["lines"] == 1:
+            click.echo(f"llink: The text came through unread ({next(iter(self.notes))}).", err=True)
+            return
+        kinds = []
+        for note, numbers in self.notes.items():
+            more = f" and {self.kinds[note] - SHOWN:,} more" if self.kinds[note] > SHOWN else ""
+            kinds.append(f"{', '.join(map(str, numbers))}{more} ({note})")
+        click.echo(f"llink: Texts that came through unread: {'; '.join(kinds)}.", err=True)
+
+    def end(self) -> None:
+        """Tell, and leave the command with the status that is due; blank lines do not count."""
+        self.tell()
+        if status := 1 if self.counts["refused"] else UNREAD if self.counts["unread"] else 0:
+            click.get_current_context().exit(status)
+
+
+def as_row(answer: Answer, asked: dict[str, Any]) -> str:
+    """An answer as one JSON object."""
+    row = {"text": answer.text, "language": answer.language, "adapter": answer.adapter, **asked}
+    row |= {"output": answer.output, "note": answer.note}
+    return json.dumps({**row, "error": answer.error and str(answer.error)}, ensure_ascii=False)
+
+
+def as_line(answer: Answer) -> str:
+    """An answer on one line; a text that came through unread as it was."""
+    return answer.output if answer.note else " ".join(answer.output.split())
+
+
+def bar(total: int | None, done: int, hidden: bool) -> Any:
+    """A progress bar over the texts."""
     from llink.progress import track
 
-    if count <= BATCH or sys.stdout.isatty():
+    if hidden:
         return nullcontext(lambda _: None)
-    return track("Texts", total=count, unit="text")
+    return track("Texts", total=total, unit="text", done=done)
