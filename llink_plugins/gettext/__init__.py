@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from llink.interfaces import Broken, PairReader, Row
 if TYPE_CHECKING:
     import polib
 
+TOGETHER = 200
+"""Entries that are parsed at once."""
 LAYOUT = "entries with an English msgid and a translation"
 
 
@@ -63,22 +66,28 @@ def _check_tables(data: bytes) -> None:
 
 
 def _entries(text: str) -> Iterator[tuple[int, polib.POEntry | Broken]]:
-    """Entries with their line, block by block between blank lines, so that broken syntax costs one block."""
+    """Entries with their line, a few hundred at a time; where syntax is broken, block by block between blank lines."""
+    blocks = _blocks(text)
+    while some := list(islice(blocks, TOGETHER)):
+        found = _parsed([line for block in some for line in [*block, (0, "")]]) if len(some) > 1 else None
+        if found is None or any(isinstance(entry, Broken) for _, entry in found):
+            found = [entry for block in some for entry in _parsed(block)]
+        yield from found
+
+
+def _parsed(block: list[tuple[int, str]]) -> list[tuple[int, polib.POEntry | Broken]]:
+    """The entries in numbered lines, or one ``Broken`` for all of them."""
     import polib
 
-    for block in _blocks(text):
-        # polib takes a text without a line break for the name of a file.
-        content = "\n".join(line for _, line in block) + "\n\n"
-        start = block[0][0]
-        if len(content) > MAX_LINE:
-            yield start, Broken(f"longer than {MAX_LINE:,} characters")
-            continue
-        try:
-            entries = list(polib.pofile(content, encoding="utf-8"))
-        except (OSError, ValueError, IndexError) as error:
-            yield start, Broken(_reason(error, block))
-            continue
-        yield from [(block[_inside(entry.linenum, block)][0], entry) for entry in entries]
+    # polib takes a text without a line break for the name of a file.
+    content = "\n".join(line for _, line in block) + "\n\n"
+    if len(content) > MAX_LINE:
+        return [(block[0][0], Broken(f"longer than {MAX_LINE:,} characters"))]
+    try:
+        entries = list(polib.pofile(content, encoding="utf-8"))
+    except (OSError, ValueError, IndexError) as error:
+        return [(block[0][0], Broken(_reason(error, block)))]
+    return [(block[_inside(entry.linenum, block)][0], entry) for entry in entries]
 
 
 def _blocks(text: str) -> Iterator[list[tuple[int, str]]]:

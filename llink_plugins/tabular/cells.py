@@ -18,6 +18,8 @@ from llink.interfaces import Broken
 
 MAX_LINES = 1000
 """Of one cell."""
+FEW = 3
+"""Cells with a comma and in quotation marks, and none without, from which on that is no chance."""
 _TEXT = r'([^"]*(?:""[^"]*)*)'
 _QUOTED = re.compile(f'"{_TEXT}"(?=\\t|$)')
 _OPEN = re.compile(f'"{_TEXT}$')
@@ -95,7 +97,7 @@ class Habits:
             return False
         # All of it: a program that quotes whatever is text. Else a spreadsheet that quotes each comma, and no more.
         whole = self.quoted > 1 and not self.bare
-        return whole or (self.commas[True] > 0 and not self.commas[False] and not self.idle)
+        return whole or (self.commas[True] >= FEW and not self.commas[False] and not self.idle)
 
 
 def cell_rows(where: str) -> Iterator[tuple[str, list[str] | Broken]]:

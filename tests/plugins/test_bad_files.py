@@ -189,6 +189,16 @@ def test_a_program_that_quotes_every_text(tmp_path: Path) -> None:
     assert tsv(tmp_path, "english\tforeign", f'"a b"\t"{WATER}"', f'"c"\t"{FISH}"') == [("a b", WATER), ("c", FISH)]
 
 
+def test_a_spreadsheet_that_quotes_commas(tmp_path: Path) -> None:
+    commas = [(f"One, {n}.", WATER) for n in range(3)]
+    assert tsv(tmp_path, *(f'"{english}"\t{foreign}' for english, foreign in commas), f"fish\t{FISH}") == [
+        *commas,
+        ("fish", FISH),
+    ]
+    speech = [('"Yes, I do."', WATER), ("She left.", FISH)]
+    assert tsv(tmp_path, *map("\t".join, speech)) == speech
+
+
 def test_tabs_inside_cells(tmp_path: Path) -> None:
     found = tsv(tmp_path, "english\tforeign", f'"Name:\tvalue"\t"{WATER}:\t{FISH}"', f"fish\t{FISH}")
     assert found == [("Name:\tvalue", f"{WATER}:\t{FISH}"), ("fish", FISH)]

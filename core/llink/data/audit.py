@@ -80,8 +80,9 @@ def hints(cache: FeatureCache, pairs: Sequence[Pair]) -> list[Hint]:
     likeness = F.normalize(left - left.mean(0), dim=-1) @ F.normalize(right - right.mean(0), dim=-1).T
     own = likeness.diagonal()
     # The same English in another row of the sample is no rival.
-    rival = torch.tensor([[a is b or a.english != b.english for b in pairs] for a in pairs])
-    ranks = ((likeness >= own[:, None]) & rival).sum(1)
+    numbers: dict[str, int] = {}
+    same = torch.tensor([numbers.setdefault(text, len(numbers)) for text in english])
+    ranks = 1 + ((likeness >= own[:, None]) & (same[:, None] != same[None])).sum(1)
     return [Hint(round(s, 3), r) for s, r in zip(own.tolist(), ranks.tolist(), strict=True)]
 
 

@@ -155,14 +155,20 @@ def alone(path: Path, timeout: float = 600.0) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder = ensure_folder(path.resolve().parent)
+    # Beside the file and not in LLINK's home, which another user or job has elsewhere.
+    lock = FileLock(folder / f".{path.resolve().name}.lock")
     try:
-        # Beside the file and not in LLINK's home, which another user or job has elsewhere.
-        with FileLock(folder / f".{path.resolve().name}.lock", timeout=timeout):
-            yield
+        lock.acquire(timeout=timeout)
     except Timeout:
         raise LlinkError(
             "E107", f"Another process has been changing {path} for {timeout:.0f} s.", "Run again when it has ended."
         ) from None
+    except OSError as error:
+        raise write_error(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _text(raw: BinaryIO) -> TextIO:
