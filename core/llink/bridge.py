@@ -22,7 +22,7 @@ class Bridge(nn.Module):
         slot_norm: median norm of the decoder's embedding rows.
 
     Raises:
-        LlinkError: E203 or E204 for a projector or slot injector that no plugin brings.
+        LlinkError: E203 or E204 for a projector or slot injector that no plugin brings, E408 for its options.
     """
 
     reserved: Tensor
@@ -44,6 +44,7 @@ class Bridge(nn.Module):
             "slot_norm": slot_norm,
         }
         mapped, widened = plugins.projector(projector.kind), plugins.injector(injector.kind)
+        plugins.check_options(widened, injector.options)
         packages = {plugins.bringer("llink_projectors", mapped.name), plugins.bringer("llink_injectors", widened.name)}
         if packages := packages - {""}:
             self.config["packages"] = sorted(packages)
