@@ -10,12 +10,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from packaging.version import InvalidVersion, Version
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from llink import __version__
+from llink.bounded import LFS_HINT, Unfit, is_lfs_pointer, read_json
 from llink.errors import LlinkError, unknown_name
-from llink.home import atomic_write, home
+from llink.home import atomic_write, home, sweep, write_error
 from llink.interfaces import Decoder, Encoder, Language, package_folder
+from llink.lora_config import LORA_CONFIG, read_lora_config
+from llink.recipe import InjectorChoice, ModelChoice, ProjectorChoice, Teacher
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -23,16 +27,57 @@ if TYPE_CHECKING:
 
     from llink.bridge import Bridge
 
-BRIDGE, LORA, LORA_CONFIG = "bridge.safetensors", "adapter_model.safetensors", "adapter_config.json"
+BRIDGE, LORA = "bridge.safetensors", "adapter_model.safetensors"
 MANIFEST = "manifest.json"
+VERSION = 1
+"""Of the manifest; an adapter of a later one is refused."""
+MAX_SIZE = 1 << 16
+"""Of hidden states; the largest models have some 20,000 numbers in each."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=())
+
+
+class BridgeSizes(_Part):
+    """What ``Bridge.from_config`` builds from."""
+
+    encoder_size: int = Field(ge=1, le=MAX_SIZE)
+    decoder_size: int = Field(ge=1, le=MAX_SIZE)
+    projector: ProjectorChoice
+    injector: InjectorChoice
+    slot_norm: float = Field(gt=0, le=1e6)
+    packages: list[str] = []
+
+
+class _Rank(_Part):
+    r: int
+
+
+class _StageB(_Part):
+    lora: _Rank
+
+
+class _Kind(_Part):
+    kind: str
+
+
+class MadeBy(_Part):
+    """What of a manifest's ``recipe`` is read again; the rest is for people."""
+
+    name: str
+    seed: int
+    injector: _Kind
+    stage_b: _StageB
+    teacher: Teacher = Teacher()
 
 
 class Manifest(BaseModel):
     """What an adapter is, what it fits, and what it was made of."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    version: int = 1
+    version: int = Field(VERSION, ge=1, le=VERSION)
     language: str
     llink: str = __version__
     encoder: str
@@ -41,10 +86,10 @@ class Manifest(BaseModel):
     encoder_options: dict[str, Any] = {}
     decoder: str
     decoder_fingerprint: str
-    slots: int
+    slots: int = Field(ge=1, le=64)
     prompt: str
     """Hash of the prompt it was trained on."""
-    verbatim: int = 0
+    verbatim: int = Field(0, ge=0, le=512)
     """Tokens that the verbatim channel may have; 0 where the adapter has none."""
     bridge: dict[str, Any]
     files: dict[str, str]
@@ -52,9 +97,42 @@ class Manifest(BaseModel):
     recipe: dict[str, Any]
     data: dict[str, dict[str, Any]]
     """Source -> number of pairs and licence."""
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, dict[str, dict[str, Any]]] = {}
     init_from: dict[str, Any] = {}
     """Language and file hashes of the adapter that training started from, if any."""
+
+    @field_validator("encoder_options")
+    @classmethod
+    def _options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return ModelChoice(name="encoder", options=options).options
+
+    @field_validator("recipe")
+    @classmethod
+    def _made_by(cls, recipe: dict[str, Any]) -> dict[str, Any]:
+        MadeBy.model_validate(recipe)
+        return recipe
+
+    @field_validator("data")
+    @classmethod
+    def _licensed(cls, data: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for source, row in data.items():
+            if not isinstance(row.get("licence"), str):
+                raise ValueError(f"{source}: expected its licence")
+            if not all(isinstance(value, str | int | float) for value in row.values()):
+                raise ValueError(f"{source}: expected numbers and its licence")
+        return data
+
+    @model_validator(mode="after")
+    def _fits_its_bridge(self) -> Manifest:
+        try:
+            sizes = BridgeSizes.model_validate(self.bridge)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"bridge.{where}, which {BRIDGE} is built from: {first['msg']}") from None
+        if sizes.injector.most != self.slots:
+            raise ValueError(f"slots is {self.slots} and bridge.injector has {sizes.injector.most}")
+        return self
 
 
 def pair_name(encoder: str, decoder: str) -> str:
@@ -80,7 +158,7 @@ def find_adapter(
     """
     if adapter is not None:
         folder = Path(adapter)
-        if (folder / MANIFEST).is_file():
+        if os.path.isfile(folder / MANIFEST):
             return folder
         raise LlinkError(
             "E301", f"No adapter in '{adapter}': {MANIFEST} is missing.", "Give the folder that `llink train` printed."
@@ -89,7 +167,7 @@ def find_adapter(
     pair = pair_name(encoder, decoder)
     named = [f"{pair}@{name}", name] if re.fullmatch(r"\w[\w.-]*", name) else []
     for place in [root / own for own in (named if name else [pair]) for root in roots]:
-        if (place / MANIFEST).is_file():
+        if os.path.isfile(place / MANIFEST):  # False too where one may not look
             return place
     present = {p.parent.name for root in roots for p in root.glob(f"*/{MANIFEST}")}
     if name:
@@ -139,15 +217,50 @@ def _into_place(new: Path, folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an adapter folder; E310 when it is missing or damaged."""
+    """The manifest of an adapter folder.
+
+    Raises:
+        LlinkError: E310 when it is missing or damaged or a value is out of bounds, E312 when a later LLINK wrote it.
+    """
     try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise LlinkError("E310", f"Adapter {folder} has no readable {MANIFEST}.") from error
+        raw = read_json(folder / MANIFEST)
+    except Unfit as error:
+        raise LlinkError("E310", f"Adapter {folder}: {MANIFEST} {error}.", error.hint) from error
+    version, maker = raw.get("version", VERSION), str(raw.get("llink", ""))[:40]
+    if type(version) is int and version > VERSION:
+        raise _later(folder, f"{MANIFEST} is of version {version}, and this one reads up to {VERSION}", maker)
+    try:
+        return Manifest.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"]))[:100]
+        if first["type"] == "extra_forbidden" and _is_later(maker):
+            raise _later(folder, f"{MANIFEST} has a key '{where}'", maker) from None
         raise LlinkError("E310", f"Adapter {folder}: {MANIFEST}: {where}: {first['msg']}.") from None
+
+
+def _is_later(version: str) -> bool:
+    try:
+        return Version(version) > Version(__version__)
+    except InvalidVersion:
+        return False
+
+
+def _later(folder: Path, why: str, maker: str) -> LlinkError:
+    by = f" ({maker})" if _is_later(maker) else ""
+    return LlinkError(
+        "E312", f"Adapter {folder} was made by a later version of LLINK{by} than {__version__}: {why}.",
+        "pip install -U llink.",
+    )  # fmt: skip
+
+
+def check_language(folder: Path, manifest: Manifest, language: str) -> None:
+    """Refuse an adapter that was trained for another language; E311."""
+    if manifest.language != language:
+        raise LlinkError(
+            "E311", f"Adapter {folder} was made for the language '{manifest.language}', not for '{language}'.",
+            f"Use it with --language {manifest.language}, or train one that begins from it: init_from in a recipe.",
+        )  # fmt: skip
 
 
 def check(folder: Path, manifest: Manifest, encoder: Encoder, decoder: Decoder) -> None:
@@ -166,13 +279,21 @@ def check(folder: Path, manifest: Manifest, encoder: Encoder, decoder: Decoder) 
         if wanted != actual:
             raise LlinkError("E311", f"Adapter {folder} was made for the {role} '{name}', not for '{present}' as loaded here.",
                              "Load that model, or train an adapter for this one.")  # fmt: skip
+    sizes = (manifest.bridge["encoder_size"], manifest.bridge["decoder_size"])
+    if sizes != (encoder.hidden_size, decoder.hidden_size):
+        raise LlinkError(
+            "E310", f"Adapter {folder}: {MANIFEST} has a bridge of sizes {sizes}, the models have "
+            f"{(encoder.hidden_size, decoder.hidden_size)}.", "Fetch or train it again.",
+        )  # fmt: skip
     if manifest.prompt != fingerprint(decoder, manifest.slots, manifest.verbatim):
         raise LlinkError(
             "E311", f"Adapter {folder} was trained on another prompt than this version builds.", "Retrain it."
         )
     for name, wanted in {**dict.fromkeys((BRIDGE, LORA, LORA_CONFIG), ""), **manifest.files}.items():
         path = folder / name
-        if Path(name).name != name or not path.is_file() or file_hash(path) != wanted:
+        if Path(name).name == name and is_lfs_pointer(path):
+            raise LlinkError("E310", f"Adapter {folder}: {name} is a Git LFS pointer, not the file itself.", LFS_HINT)
+        if Path(name).name != name or not os.path.isfile(path) or file_hash(path) != wanted:
             raise LlinkError("E310", f"Adapter {folder}: {name} is missing or damaged.", "Fetch or train it again.")
 
 
@@ -198,6 +319,8 @@ def load_bridge(folder: Path, manifest: Manifest) -> Bridge:
         tensors = {name: t.to(torch.float32, copy=True) for name, t in load_file(folder / BRIDGE).items()}
         bridge = rebuilt(manifest.bridge, tensors)
     except LlinkError as error:
+        if error.code == "E408":
+            raise LlinkError("E310", f"Adapter {folder}: {MANIFEST}: {error.message}") from error
         packages = " ".join(manifest.bridge.get("packages", ()))
         remedy = f"pip install {packages}" if packages else "Install the plugin that brings it"
         raise LlinkError(error.code, f"Adapter {folder}: {error.message}", f"{remedy}. {error.hint}") from error
@@ -245,14 +368,31 @@ def save_adapter(folder: Path, bridge: Bridge, lora: PeftModel, manifest: dict[s
 
     Args:
         manifest: the fields of ``Manifest`` but ``bridge``, ``files`` and ``slots``.
+
+    Raises:
+        LlinkError: E112 when it cannot be written, E113 when the disk is full; what was there stays.
     """
+    from safetensors import SafetensorError
+
+    if os.path.isdir(folder.parent):
+        sweep(folder.parent)
+    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        return _save(folder, new, bridge, lora, manifest)
+    except (OSError, SafetensorError) as error:
+        raise write_error(folder, error) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _save(folder: Path, new: Path, bridge: Bridge, lora: PeftModel, manifest: dict[str, Any]) -> Manifest:
+    """``save_adapter`` by way of ``new``."""
     import torch
     from safetensors.torch import load_file, save_file
 
     from llink.card import write_card
 
-    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     save_file(kept(bridge), new / BRIDGE)
     lora.save_pretrained(str(new))
@@ -261,10 +401,10 @@ def save_adapter(folder: Path, bridge: Bridge, lora: PeftModel, manifest: dict[s
     save_file(
         {k: v.to(torch.bfloat16) for k, v in load_file(new / LORA).items()}, new / LORA, metadata={"format": "pt"}
     )
-    config = json.loads((new / LORA_CONFIG).read_text())
+    config = json.loads((new / LORA_CONFIG).read_text(encoding="utf-8"))
     # A folder on this machine means nothing elsewhere; the manifest names the base.
     config.update(base_model_name_or_path=manifest["decoder"], target_modules=sorted(config["target_modules"]))
-    (new / LORA_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (new / LORA_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for weights in new.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes for the owner alone; an adapter is shared
     files = {name: file_hash(new / name) for name in (BRIDGE, LORA, LORA_CONFIG)}
@@ -292,11 +432,12 @@ def lora_weights(folder: Path, decoder: Decoder, wanted: Any) -> dict[str, Tenso
         wanted: the ``LoraConfig`` they must fit.
 
     Raises:
-        LlinkError: E407 when the adapter's LoRA has other sizes, E310 when it cannot be read.
+        LlinkError: E407 when the adapter's LoRA has other sizes, E310 when it cannot be read, E312 for another kind.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    read_lora_config(folder)
     try:
         tensors = load_file(folder / LORA)
     except (OSError, SafetensorError) as error:
@@ -314,21 +455,19 @@ def read_lora(folder: Path, decoder: Decoder) -> tuple[dict[str, Tensor], float]
     """The LoRA tensors of an adapter by their PEFT names, and what B is scaled by.
 
     Raises:
-        LlinkError: E310 when they cannot be read, do not fit the decoder or hold values that are not finite.
+        LlinkError: E310 when they cannot be read, do not fit the decoder or hold values that are not finite, E312 for a
+            kind of LoRA that is not served.
     """
     import torch
-    from peft import LoraConfig
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    config = read_lora_config(folder)
     try:
-        config = LoraConfig.from_pretrained(str(folder))
         tensors = load((folder / LORA).read_bytes())  # hundreds of small tensors: quicker than from a memory map
     except (OSError, TypeError, ValueError, SafetensorError) as error:
-        raise LlinkError(
-            "E310", f"Adapter {folder}: {LORA} or adapter_config.json cannot be read ({error})."
-        ) from error
-    strangers = sorted(set(config.target_modules or ()) - set(decoder.lora_targets))
+        raise LlinkError("E310", f"Adapter {folder}: {LORA} cannot be read ({error}).") from error
+    strangers = sorted(set(config.target_modules) - set(decoder.lora_targets))
     if strangers:
         raise LlinkError("E310", f"Adapter {folder}: LoRA on {', '.join(strangers)}, which '{decoder.name}' has not.")
     fits, present = _lora_shapes(decoder, config), {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -337,7 +476,7 @@ def read_lora(folder: Path, decoder: Decoder) -> tuple[dict[str, Tensor], float]
         raise LlinkError("E310", f"Adapter {folder}: {LORA} does not fit '{decoder.name}' at {wrong}.")
     if not torch.cat([tensor.flatten() for tensor in tensors.values()]).sum().isfinite():
         raise LlinkError("E310", f"Adapter {folder}: {LORA} holds values that are not finite.")
-    return tensors, config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+    return tensors, config.scaling
 
 
 def _lora_shapes(decoder: Decoder, config: Any) -> dict[str, tuple[int, ...]]:

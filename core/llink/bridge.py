@@ -25,7 +25,7 @@ class Bridge(nn.Module):
         space: where a foreign text finds its English, ``decoder`` or ``encoder``; see ``settle``.
 
     Raises:
-        LlinkError: E203 or E204 for a projector or slot injector that no plugin brings.
+        LlinkError: E203 or E204 for a projector or slot injector that no plugin brings, E408 for its options.
     """
 
     reserved: Tensor
@@ -51,6 +51,7 @@ class Bridge(nn.Module):
             "slot_norm": slot_norm,
         }
         mapped, widened = plugins.projector(projector.kind), plugins.injector(injector.kind)
+        plugins.check_options(widened, injector.options)
         packages = {plugins.bringer("llink_projectors", mapped.name), plugins.bringer("llink_injectors", widened.name)}
         if packages := packages - {""}:
             self.config["packages"] = sorted(packages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import os
 import re
 import threading
 import time
@@ -22,7 +22,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from llink import plugins
-from llink.adapter import MANIFEST, adapter_roots, check, find_adapter, load_bridge, read_manifest
+from llink.adapter import MANIFEST, adapter_roots, check, check_language, find_adapter, load_bridge, read_manifest
 from llink.constrained import RETELLING, Known, known
 from llink.errors import LlinkError, unknown_name
 from llink.interfaces import Decoder, Encoder
@@ -220,6 +220,7 @@ class Engine:
         folder = self._folder(wanted, adapter)
         while True:
             manifest = read_manifest(folder)
+            check_language(folder, manifest, wanted.language.code)
             encoder = self._load_encoder(manifest.encoder_options)
             with self._wording:
                 check(folder, manifest, encoder, self.decoder)
@@ -235,9 +236,9 @@ class Engine:
         if not re.fullmatch(r"\w[\w-]*", spoken.code):
             raise LlinkError("E301", f"There is no adapter for a language with the code '{spoken.code}'.")
         named = isinstance(adapter, str) and re.fullmatch(r"\w[\w.@-]*", adapter)
-        if named and not (Path(str(adapter)) / MANIFEST).is_file():
+        if named and not os.path.isfile(Path(str(adapter)) / MANIFEST):
             for root in adapter_roots(spoken):
-                if (root / str(adapter) / MANIFEST).is_file():
+                if os.path.isfile(root / str(adapter) / MANIFEST):
                     return root / str(adapter)
         return find_adapter(spoken, self._encoder_name, self.decoder.name, adapter, wanted.adapter)
 
@@ -850,11 +851,10 @@ class Engine:
 
 
 def _deadline(timeout: float | None) -> float | None:
-    if timeout is None or timeout > threading.TIMEOUT_MAX:
-        return None
-    if math.isnan(timeout):
-        raise LlinkError("E518", "timeout is not a number.", "Give seconds, or None for no limit.")
-    return time.monotonic() + timeout
+    if timeout is not None and not timeout >= 0:
+        raise LlinkError("E518", f"timeout is {timeout}.", "Give seconds, or None for no limit.")
+    # Locks cannot wait for longer than some years.
+    return None if timeout is None or timeout > threading.TIMEOUT_MAX / 2 else time.monotonic() + timeout
 
 
 def _check_options(options: Mapping[str, Any], max_new_tokens: int) -> None:

@@ -25,6 +25,7 @@ class LlinkError(Exception):
 def unknown_name(code: str, kind: str, name: str, available: Iterable[str]) -> LlinkError:
     """An error for a name that does not exist, with "did you mean" and the names that do."""
     names = sorted(available)
+    name = name if len(name) <= 200 else name[:200] + "…"  # which a message has no room for
     close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
     meant = next((n for n in names if close and n.lower() == close[0]), None)
     hint = f"Did you mean '{meant}'? " if meant else ""

@@ -188,6 +188,8 @@ class InjectorKind:
     make: Callable[..., Any]
     what: str = ""
     """What it is, in one line."""
+    check: Callable[[Mapping[str, Any]], None] | None = None
+    """Raises ValueError for ``options`` that it cannot be made of: they may come from a stranger's adapter."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llink.adapter import read_lora
+from llink.errors import LlinkError
 from llink.interfaces import Decoder
+
+LARGEST = 1e4
+"""Of a weight, the scaling in it. Trained ones stay below 10; from here on the sums leave what float16 holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,8 @@ class Lora:
         """Read an adapter's LoRA onto the decoder's device, in its number format.
 
         Raises:
-            LlinkError: E310 when it cannot be read, does not fit the decoder or holds values that are not finite.
+            LlinkError: E310 when it cannot be read, does not fit the decoder or holds values that are not finite or
+                beyond ``LARGEST``, E312 for a kind of LoRA that is not served.
         """
         tensors, scaling = read_lora(folder, decoder)
         names = sorted({key.rsplit(".lora_", 1)[0] for key in tensors})
@@ -52,6 +57,11 @@ class Lora:
             # In one piece, because hundreds of small copies take longer. It also brings them off the memory map: a
             # file that is written over must not reach a resident adapter.
             whole = (torch.cat([part.flatten() for part in parts]).float() * scale).to(like.device, like.dtype)
+            if whole.numel() and not whole.abs().max() <= LARGEST:
+                raise LlinkError(
+                    "E310", f"Adapter {folder}: LoRA {half} has values beyond {LARGEST:g}, which no training gives.",
+                    "Fetch or train it again.",
+                )  # fmt: skip
             pieces = whole.split([part.numel() for part in parts])
             halves.append([piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)])
         return cls({name.removeprefix("base_model.model."): (a, b) for name, a, b in zip(names, *halves, strict=True)})

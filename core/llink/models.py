@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llink.errors import unknown_name
+from llink.errors import LlinkError, unknown_name
 from llink.interfaces import Decoder, DecoderBackend, Encoder, EncoderBackend
 from llink.plugins import decoder_backends, encoder_backends
-from llink.quiet import no_bars
+from llink.quiet import aside, no_bars
 from llink.store import StoredModel, ensure
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def load_encoder(name: str, device: str = "cpu", dtype: torch.dtype | str | None
         options: passed on to the backend (``layer``, ``max_tokens``, …).
 
     Raises:
-        LlinkError: E104 unknown dtype, E105 unknown backend, and those of ``llink.store.ensure``
+        LlinkError: E104 unknown dtype, E105 unknown backend, E115 what cannot be loaded, and those of ``llink.store.ensure``
             (E103 when ``name`` is a decoder).
     """
     return _load(ensure(name, role="encoder"), encoder_backends(), device, dtype, options)
@@ -64,15 +64,20 @@ def _load(
 ) -> Any:
     if stored.backend not in backends:
         raise unknown_name("E105", f"{stored.role} backend", stored.backend, backends)
-    with no_bars():
-        return backends[stored.backend].load(
-            stored.path,
-            name=stored.name,
-            fingerprint=stored.fingerprint,
-            device=device,
-            dtype=_dtype(dtype, device),
-            **{**stored.options, **options},
-        )
+    given = {"name": stored.name, "fingerprint": stored.fingerprint, "device": device, "dtype": _dtype(dtype, device)}
+    try:
+        with no_bars(), aside():
+            return backends[stored.backend].load(stored.path, **given, **{**stored.options, **options})
+    except LlinkError:
+        raise
+    except Exception as error:
+        if options.get("attn_implementation"):
+            raise  # ``Engine.load`` says what is wrong with it
+        said = " ".join(str(error).split())[:300]
+        raise LlinkError(
+            "E115", f"{stored.name} in {stored.path} cannot be loaded: {type(error).__name__}: {said}.",
+            "Correct its options or its files; LLINK_DEBUG=1 shows the traceback.",
+        ) from error  # fmt: skip
 
 
 def _dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype:

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pluggy
 
 from llink import hookspecs
-from llink.errors import unknown_name
+from llink.errors import LlinkError, unknown_name
+from llink.home import expand
 from llink.interfaces import DecoderBackend, EncoderBackend, InjectorKind, Language, LossTerm, PairReader, ProjectorKind
+from llink.quiet import aside
 
 if TYPE_CHECKING:
     from llink.registry import LanguageEntry, Layer
@@ -197,6 +199,18 @@ def injector(name: str) -> InjectorKind:
     return injectors()[name]
 
 
+def check_options(kind: InjectorKind, options: Mapping[str, Any]) -> None:
+    """Refuse options that a slot injector cannot be made of, before it is; E408."""
+    try:
+        if kind.check:
+            kind.check(options)
+    except ValueError as error:
+        raise LlinkError(
+            "E408", f"Slot injector '{kind.name}' cannot be made: {' '.join(str(error).split())}.",
+            "Correct injector.options.",
+        ) from error  # fmt: skip
+
+
 def info() -> list[PluginInfo]:
     """Every plugin that was loaded, in the order in which it was."""
     for collect in (languages, encoder_backends, decoder_backends, readers, losses, projectors, injectors):
@@ -233,7 +247,8 @@ def _load(plugins: pluggy.PluginManager, name: str, origin: Origin, load: Callab
         if plugins.has_plugin(name):
             raise ValueError(f"a plugin of that name is there already ({_origins[name]}); that of {origin} is left out")
         _origins[name] = origin
-        module = load()
+        with aside():
+            module = load()
         plugins.register(module, name=name)
         plugins.check_pending()
     except (Exception, SystemExit) as error:
@@ -247,7 +262,7 @@ def _import(code: str, entry: LanguageEntry, layer: Layer) -> Any:
     """The package of a language that a registry names, from the folder that it says."""
     remedy = f"`llink remove-language {code}` takes it out of {layer.path}"
     if entry.path and layer.trusted:
-        folder = layer.path.parent.joinpath(Path(entry.path).expanduser()).resolve()
+        folder = layer.path.parent.joinpath(expand(entry.path)).resolve()
         if not folder.is_dir():
             raise FileNotFoundError(f"its folder {folder} is not there; {remedy}")
         if str(folder) not in sys.path:
@@ -262,7 +277,22 @@ def _import(code: str, entry: LanguageEntry, layer: Layer) -> Any:
             print(f"llink: language '{code}': {remedy}", file=sys.stderr)
     if missing:
         raise ModuleNotFoundError(f"there is no package '{entry.package}'; {remedy}")
+    if not layer.trusted and _lies_in(entry.package, layer.path.parent):
+        raise ModuleNotFoundError(
+            f"'{entry.package}' lies in the folder of {layer.path} and is not installed; code of a folder that one merely "
+            f"stands in is not run: pip install it, or give its path in the registry of LLINK_HOME"
+        )
     return import_module(entry.package)
+
+
+def _lies_in(package: str, folder: Path) -> bool:
+    """Whether a package would be imported from ``folder``, though nobody said so; nothing of it is run to find out."""
+    said = [Path(place).resolve() for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    if folder.resolve() in said:
+        return False
+    spec = find_spec(package.partition(".")[0])
+    places = [*(spec.submodule_search_locations or ()), *filter(None, [spec.origin])] if spec else []
+    return any(Path(place).resolve().is_relative_to(folder.resolve()) for place in places)
 
 
 def _collect(hook: str, kind: type, key: Callable[[Any], str]) -> dict[str, Any]:
@@ -283,7 +313,9 @@ def _items(hook: str, kind: type) -> Iterator[tuple[str, Any]]:
     order = [name for name, _ in manager().list_name_plugin()]
     for impl in sorted(getattr(manager().hook, hook).get_hookimpls(), key=lambda impl: order.index(impl.plugin_name)):
         try:
-            yield from [(impl.plugin_name, item) for item in _checked(impl.function(), hook, kind)]
+            with aside():
+                items = _checked(impl.function(), hook, kind)
+            yield from [(impl.plugin_name, item) for item in items]
         except (Exception, SystemExit) as error:
             _skip(impl.plugin_name, error, _origins[impl.plugin_name])
 

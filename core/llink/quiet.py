@@ -1,11 +1,39 @@
-"""Keeping transformers' own progress bars and warnings off the user's screen."""
+"""Keeping what others print off the answers, and transformers' own bars and warnings off the screen."""
 
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """What is printed meanwhile goes to stderr, from Python and from C alike: stdout is for answers.
+
+    For the whole process, so for moments in which nobody else answers: plugins are imported once.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    try:
+        before, wanted = os.dup(1), os.dup(2)
+    except OSError:  # one of them is closed
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    try:
+        os.dup2(wanted, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        os.dup2(before, 1)
+        os.close(before)
+        os.close(wanted)
 
 
 @contextmanager

@@ -8,33 +8,63 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
 
+from llink import __version__
+from llink.bounded import Unfit, parse_yaml, plain, read_yaml
 from llink.errors import LlinkError, unknown_name
+from llink.lora_config import MAX_ALPHA, MAX_RANK
 
-MAX_RECIPE = 1 << 17
-"""Bytes of a recipe; the longest has some thousands, and YAML is read slowly."""
+VERSION = 1
+MANY = 10**9
+"""Of pairs, examples or steps: a number beyond that is a slip of the hand."""
+MODEL_OPTIONS: dict[str, TypeAdapter[Any]] = {
+    "layer": TypeAdapter(Annotated[int | None, Field(strict=True, ge=-1, le=1000)]),
+    "pooled_layer": TypeAdapter(Annotated[int | None, Field(strict=True, ge=-1, le=1000)]),
+    "prefix": TypeAdapter(Annotated[str, Field(strict=True, max_length=200)]),
+    "pooling": TypeAdapter(Literal["mean", "first"]),
+    "max_tokens": TypeAdapter(Annotated[int, Field(strict=True, ge=1, le=1 << 20)]),
+    "attn_implementation": TypeAdapter(Annotated[str | None, Field(strict=True)]),
+}
+"""Options of the backends that LLINK brings, and what they may be."""
+GIVEN = ("device", "dtype", "fingerprint", "name", "path")
+"""What every backend is given by LLINK itself."""
+SIZES = ("decoder_size", "encoder_size", "slot_norm", "slots")
+"""The same of slot injectors."""
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelChoice(_Section):
     """A registry name or local folder, and options for its backend (``layer``, ``max_tokens`` …)."""
 
-    name: str
+    name: str = Field(min_length=1, max_length=4096)
     options: dict[str, Any] = {}
+
+    @field_validator("options")
+    @classmethod
+    def _usable(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for key, value in options.items():
+            if key in GIVEN:
+                raise ValueError(f"'{key}' is not an option: LLINK gives it to the backend itself")
+            if key in MODEL_OPTIONS:
+                try:
+                    MODEL_OPTIONS[key].validate_python(value)
+                except ValidationError as error:
+                    raise ValueError(f"{key}: {error.errors()[0]['msg']}") from None
+        return options
 
 
 class Data(_Section):
@@ -51,17 +81,17 @@ class Data(_Section):
     ``source`` and ``licence``."""
     english_licence: str = "unknown"
     """Of the files that do not say it row by row."""
-    max_english: int = Field(0, ge=0)
+    max_english: int = Field(0, ge=0, le=MANY)
     instructions: list[str] = []
     """Files of `llink data instruct`: stage B's tasks, in place of ``stage_b.distilled``."""
-    min_words: int = Field(4, ge=1)
+    min_words: int = Field(4, ge=1, le=10_000)
     """English words a pair must have at least."""
-    max_chars: int = Field(256, ge=1)
+    max_chars: int = Field(256, ge=1, le=1_000_000)
     """Foreign characters a pair may have at most (paper: 256)."""
-    max_pairs: int | None = Field(None, ge=2)
+    max_pairs: int | None = Field(None, ge=2, le=MANY)
     sample: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     """Share of a source's pairs that is used, by name; 1 where it is not named."""
-    repeat: dict[str, Annotated[int, Field(ge=1)]] = {}
+    repeat: dict[str, Annotated[int, Field(ge=1, le=1000)]] = {}
     """How often a source's pairs are seen in an epoch, by name; once where it is not named."""
     match_means: bool = False
     """Whether English inputs are moved to the foreign texts' mean, see ``llink.training.features.MatchedMeans``."""
@@ -72,7 +102,7 @@ class Data(_Section):
 class Teacher(_Section):
     """What the projector aims at: a decoder layer, a position, and whether the common mean is removed."""
 
-    layer: int = Field(0, ge=-1)
+    layer: int = Field(0, ge=-1, le=1000)
     """0 is the input embeddings, -1 the last layer."""
     position: Literal["mean", "reserved"] = "mean"
     centre: bool = True
@@ -80,11 +110,12 @@ class Teacher(_Section):
 
 class ProjectorChoice(_Section):
     kind: str = "mlp"
-    hidden: int = Field(2560, ge=1)
+    hidden: int = Field(2560, ge=1, le=65536)
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Temperature = Annotated[float, Field(gt=0, le=100)]
+Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
 class _Weighted(_Section):
@@ -119,18 +150,18 @@ class _Weighted(_Section):
 class StageA(_Weighted):
     """Alignment. Defaults are the paper's where it states them."""
 
-    epochs: float = Field(25, gt=0)
-    batch: int = Field(128, ge=2)
+    epochs: float = Field(25, gt=0, le=1e6)
+    batch: int = Field(128, ge=2, le=1 << 20)
     """Of one process. ``batch x accumulation x processes`` rows make a step, and are each other's negatives."""
-    accumulation: int = Field(1, ge=1)
-    lr: float = Field(1e-3, gt=0)
-    min_lr: float = Field(1e-5, ge=0)
+    accumulation: int = Field(1, ge=1, le=1 << 16)
+    lr: float = Field(1e-3, gt=0, le=100)
+    min_lr: float = Field(1e-5, ge=0, le=100)
     warmup: float = Field(0.15, ge=0, lt=1)
-    weight_decay: float = Field(0.05, ge=0)
-    clip: float = Field(1.0, gt=0)
-    temperature: tuple[float, float] = (0.17, 0.08)
-    queue: int = Field(32768, ge=0)
-    hardest: int = Field(256, ge=0)
+    weight_decay: float = Field(0.05, ge=0, le=100)
+    clip: float = Field(1.0, gt=0, le=1e6)
+    temperature: tuple[Temperature, Temperature] = (0.17, 0.08)
+    queue: int = Field(32768, ge=0, le=1 << 24)
+    hardest: int = Field(256, ge=0, le=1 << 24)
     former: ClassVar[dict[str, str]] = {"direction": "direction", "log_norm": "log_norm"}
     losses: dict[str, Weight] = {"info_nce": 1.0, "direction": 0.05, "log_norm": 0.02}
     english_side: bool = True
@@ -144,7 +175,7 @@ class Slots(_Section):
 
     min: int = Field(4, ge=1, le=64)
     max: int = Field(32, ge=1, le=64)
-    per_tokens: float = Field(8, gt=0)
+    per_tokens: float = Field(8, ge=0.01, le=1e6)
     """Encoder tokens that a slot stands for."""
     nested: float = Field(0.2, ge=0, le=1)
     """Share of training steps with another number from ``min`` to ``max``, so that one adapter serves each of them."""
@@ -164,6 +195,14 @@ class InjectorChoice(_Section):
     ] = 8
     """K for every text, or ``{min, max, per_tokens}``."""
     options: dict[str, Any] = {}
+
+    @field_validator("options")
+    @classmethod
+    def _usable(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for key in SIZES:
+            if key in options:
+                raise ValueError(f"'{key}' is not an option: LLINK gives it to the injector itself")
+        return options
 
     @property
     def most(self) -> int:
@@ -185,42 +224,42 @@ class InjectorChoice(_Section):
 class WarmStart(_Weighted):
     """Pre-training of the injector without the decoder in the loop: slots imitate English input embeddings."""
 
-    epochs: float = Field(0, ge=0)
-    batch: int = Field(128, ge=2)
-    lr: float = Field(1e-3, gt=0)
+    epochs: float = Field(0, ge=0, le=1e6)
+    batch: int = Field(128, ge=2, le=1 << 20)
+    lr: float = Field(1e-3, gt=0, le=100)
     former: ClassVar[dict[str, str]] = {"bag_of_words": "bag_of_words", "cosine": "cosine"}
     losses: dict[str, Weight] = {"bag_of_words": 1.0, "cosine": 1.0}
 
 
 class Lora(_Section):
-    r: int = Field(16, ge=1)
-    alpha: int = Field(16, ge=1)
+    r: int = Field(16, ge=1, le=MAX_RANK)
+    alpha: int = Field(16, ge=1, le=MAX_ALPHA)
     dropout: float = Field(0.05, ge=0, lt=1)
 
 
 class Injection(_Weighted):
     """What stage B and stage C have in common. ``losses`` go beside the cross-entropy."""
 
-    examples: int = Field(ge=0)
+    examples: int = Field(ge=0, le=MANY)
     """How many training examples are seen in all."""
-    batch: int = Field(16, ge=1)
+    batch: int = Field(16, ge=1, le=1 << 20)
     """Of one process. ``batch x accumulation x processes`` examples make a step."""
-    accumulation: int = Field(1, ge=1)
-    lr_lora: float = Field(1e-4, gt=0)
-    lr_injector: float = Field(3e-5, gt=0)
-    lr_scale: float = Field(5e-4, gt=0)
-    lr_projector: float = Field(0.0, ge=0)
+    accumulation: int = Field(1, ge=1, le=1 << 16)
+    lr_lora: float = Field(1e-4, gt=0, le=100)
+    lr_injector: float = Field(3e-5, gt=0, le=100)
+    lr_scale: float = Field(5e-4, gt=0, le=100)
+    lr_projector: float = Field(0.0, ge=0, le=100)
     warmup: float = Field(0.15, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0, le=100)
+    clip: float = Field(1.0, gt=0, le=1e6)
     alone: ClassVar[bool] = False
     former: ClassVar[dict[str, str]] = {
         "cosine": "cosine", "info_nce": "info_nce", "bag_of_words": "bag_of_words", "usage_weight": "usage_contrast",
     }  # fmt: skip
     losses: dict[str, Weight] = {"cosine": 0.05, "info_nce": 1e-3, "bag_of_words": 0.1, "usage_contrast": 0.05}
-    usage_every: int = Field(3, ge=1)
+    usage_every: int = Field(3, ge=1, le=MANY)
     """Steps from one to the next in which the loss without slots is computed, for losses that ask for it."""
-    max_target_tokens: int = Field(64, ge=4)
+    max_target_tokens: int = Field(64, ge=4, le=65536)
     english_share: float = Field(0.0, ge=0, le=1)
     """Share of examples whose input is English: the slots must carry general text too."""
     long_share: float = Field(0.0, ge=0, lt=1)
@@ -229,14 +268,14 @@ class Injection(_Weighted):
     """How many passages a longer text has at most."""
     task_share: float = Field(0.1, ge=0, le=1)
     """Share of examples from tasks (summary, title, key points, questions): ``data.instructions``, else self-distilled."""
-    distilled: int = Field(0, ge=0)
+    distilled: int = Field(0, ge=0, le=MANY)
     """How many self-distilled examples are made, over all tasks, where ``data.instructions`` names no file."""
 
 
 class StageB(Injection):
     """Injection: LoRA and injector learn, and the projector where ``lr_projector`` is above 0."""
 
-    examples: int = Field(120_000, ge=0)
+    examples: int = Field(120_000, ge=0, le=MANY)
     """0 leaves injector and LoRA as they are: with ``init_from``, stage A alone makes an adapter."""
     lora: Lora = Lora()
 
@@ -247,8 +286,8 @@ class StageC(Injection):
     What a recipe does not say here is as in its ``stage_b``, but for ``examples`` and ``lr_projector``.
     """
 
-    examples: int = Field(0, ge=0)
-    lr_projector: float = Field(1e-5, gt=0)
+    examples: int = Field(0, ge=0, le=MANY)
+    lr_projector: float = Field(1e-5, gt=0, le=100)
 
 
 class Verbatim(_Section):
@@ -272,14 +311,14 @@ class Recipe(_Section):
     """One run of stage A, stage B and, where it is on, stage C for one language and one pair of models."""
 
     version: Literal[1] = 1
-    name: str
+    name: str = Field(min_length=1, max_length=200)
     language: str
     encoder: ModelChoice
     decoder: ModelChoice
     init_from: str | None = None
     """A language (or CODE@NAME) whose adapter for the same pair, or an adapter folder, that training starts from; for a
     baseline the folder of an earlier one."""
-    seed: int = 17
+    seed: int = Field(17, ge=0, lt=1 << 32)
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     data: Data
@@ -291,9 +330,9 @@ class Recipe(_Section):
     stage_b: StageB = StageB()
     stage_c: StageC = StageC()
     verbatim: Verbatim = Verbatim()
-    checkpoint_every: int = Field(200, ge=1)
+    checkpoint_every: int = Field(200, ge=1, le=MANY)
     """Steps between checkpoints, and between dev losses in stages B and C."""
-    dev_examples: int = Field(48, ge=0)
+    dev_examples: int = Field(48, ge=0, le=MANY)
     """How many pairs of each dev set the losses during stage B are measured on."""
     expect: dict[str, str] = {}
     """What `llink eval --check` asks: ``retrieval.r1`` (every dev set) or ``retrieval.DEV.r1`` -> ``>=0.6``."""
@@ -344,13 +383,9 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
 def _resolve(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     """The mapping of a recipe file with all that it ``extends`` under it; ``below`` are the files that led here."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_RECIPE + 1)
-        if len(data) > MAX_RECIPE:
-            raise LlinkError("E202", f"Recipe {path} is larger than {MAX_RECIPE >> 10} KiB: it is no recipe.")
-        raw = yaml.safe_load(data.decode("utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise LlinkError("E202", f"Recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+        raw = read_yaml(path)
+    except Unfit as error:
+        raise LlinkError("E202", f"Recipe {path}: {error}.", error.hint) from error
     if not isinstance(raw, dict):
         raise LlinkError("E202", f"Recipe {path} is not a mapping of keys to values.")
     base = raw.pop("extends", None)
@@ -377,6 +412,16 @@ def _laid_over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 def validate(raw: dict[str, Any], origin: str) -> Recipe:
     """A recipe from a mapping; E202 names the first bad key and what would have been right."""
     try:
+        plain(raw)
+    except Unfit as error:
+        raise LlinkError("E202", f"Recipe {origin}: {error}.") from error
+    version = raw.get("version")
+    if type(version) is int and version > VERSION:
+        raise LlinkError(
+            "E202", f"Recipe {origin}: version {version} is of a later LLINK than {__version__}, which reads {VERSION}.",
+            "pip install -U llink.",
+        )  # fmt: skip
+    try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
@@ -397,13 +442,15 @@ def _override(raw: dict[str, Any], item: str) -> None:
         if not isinstance(section, dict):
             raise LlinkError("E202", f"'{parent}' in '{key}' is a value, not a section.")
     try:
-        section[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise LlinkError("E202", f"'{value}' in '{item}' is no YAML value.") from None
+        section[last] = parse_yaml(value)
+    except Unfit as error:
+        what = "is no YAML value" if "valid YAML" in str(error) else f"in {key}: {error}"
+        raise LlinkError("E202", f"'{value[:100]}' in '{item[:100]}' {what}.") from None
     # YAML 1.1 reads 1e-4 as a string; a number is meant.
     if isinstance(section[last], str):
         with suppress(ValueError):
-            section[last] = float(section[last])
+            number = float(section[last])
+            section[last] = number if math.isfinite(number) else section[last]
 
 
 def _keys_beside(where: list[str]) -> list[str]:

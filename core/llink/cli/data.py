@@ -219,10 +219,18 @@ def split(
     rest, tests = hold_out(pairs.rows, test, seed=seed)
     train, devs = hold_out(rest, dev, seed=seed)
     click.echo(pairs.summary())
-    for name, rows in zip(("test", "dev", "train"), (tests, devs, train), strict=True):
-        if name in targets:
+    sides = {name: rows for name, rows in (("test", tests), ("dev", devs), ("train", train)) if name in targets}
+    done: list[Path] = []
+    try:
+        for name, rows in sides.items():
             write_pairs(targets[name], rows)
-            click.echo(f"{name:6}{len(rows):>9} pairs  {targets[name]}")
+            done.append(targets[name])
+    except LlinkError:
+        for path in done:  # half of a split, which the next try would refuse
+            path.unlink(missing_ok=True)
+        raise
+    for name, rows in sides.items():
+        click.echo(f"{name:6}{len(rows):>9} pairs  {targets[name]}")
 
 
 @command.command("validate", short_help="List what is left out of files, and why.")

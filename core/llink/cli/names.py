@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from llink.adapter import MANIFEST, adapter_roots, find_adapter
 from llink.errors import LlinkError, unknown_name
+from llink.home import expand
 from llink.interfaces import Language, package_folder
 from llink.plugins import Selected, language, languages, select
 from llink.recipe import Recipe, recipe_files
@@ -76,9 +78,9 @@ def check_names(recipe: Recipe) -> None:
     check_losses(recipe)
     check_parts(recipe)
     registry = load_registry()
-    if not Path(recipe.encoder.name).expanduser().exists():
+    if not os.path.exists(expand(recipe.encoder.name)):
         registry.get(recipe.encoder.name, "encoder")
-    if not Path(recipe.decoder.name).expanduser().exists():
+    if not os.path.exists(expand(recipe.decoder.name)):
         registry.get(recipe.decoder.name, "decoder")
 
 
@@ -113,6 +115,6 @@ def adapter_path(name: str, owner: Language) -> Path:
     present = adapters(owner)
     if name in present:
         return present[name]
-    if (Path(name) / MANIFEST).is_file():
+    if os.path.isfile(Path(name) / MANIFEST):
         return Path(name)
     raise unknown_name("E301", f"{owner.name} adapter (name, or folder with {MANIFEST})", name, present)

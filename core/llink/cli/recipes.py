@@ -61,12 +61,21 @@ def copy(name: str, file: Path) -> None:
         raise LlinkError(
             "E206", f"A recipe's file name ends in .yaml, not '{target.name}'.", f"Try {target.name}.yaml."
         )
+    from llink.home import write_error
+
+    made = False
     try:
         with target.open("xb") as out:
+            made = True
             out.write(source.read_bytes())
     except FileExistsError:
         raise LlinkError("E206", f"{target} exists.", "Give another name, or delete it first.") from None
     except OSError as error:
+        if made:  # half of it, which the next try would refuse
+            target.unlink(missing_ok=True)
+        full = write_error(target, error)
+        if full.code == "E113":
+            raise full from error
         raise LlinkError("E206", f"Cannot write {target}: {error.strerror}.", "Give another place.") from None
     click.echo(f"{target} written; use it with --recipe {target}")
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from llink.bounded import LFS_HINT, Unfit, is_lfs_pointer, read_json
 from llink.errors import LlinkError
-from llink.home import atomic_write, ensure_folder, home, write_error
+from llink.home import atomic_write, ensure_folder, expand, home, write_error
 from llink.plugins import decoder_backends, encoder_backends
 from llink.registry import HubSource, ModelEntry, Role, load_registry, wrong_role
 
@@ -69,7 +70,7 @@ def ensure(name: str, role: Role | None = None) -> StoredModel:
     """
     registry = load_registry()
     if name not in registry.models and _is_path(name):
-        return _local(Path(name).expanduser(), role)
+        return _local(expand(name), role)
     entry = registry.get(name, role)
     folder = models_folder() / name
     if not (record := _record(folder, entry)):
@@ -132,7 +133,7 @@ def hub_fingerprint(hashes: Mapping[str, str]) -> str:
 def _record(folder: Path, entry: ModelEntry) -> dict[str, Any] | None:
     """What ``llink.json`` says, or None when the folder is incomplete or of another source."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(folder / RECORD)
         whole = all((folder / file).stat().st_size == size for file, size in record["files"].items())
         same = record["source"] == _source_json(entry)
         return record if whole and same and record["fingerprint"] else None
@@ -200,10 +201,11 @@ def _check_pin(name: str, source: HubSource, commit: str, hashes: Mapping[str, s
     pin_file = models_folder() / f".{name}.pin.json"
     asked = {"repo": source.repo, "revision": source.revision}
     try:
-        pin = json.loads(pin_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        pin = read_json(pin_file)
+    except Unfit:
         pin = {}
-    if all(pin.get(key) == value for key, value in asked.items()):
+    whole = isinstance(pin.get("commit"), str) and isinstance(pin.get("sha256"), dict)
+    if whole and all(pin.get(key) == value for key, value in asked.items()):
         check_hashes(f"{name} (first fetched at commit {pin['commit'][:12]})", pin["sha256"], hashes, folder)
     else:
         atomic_write(pin_file, json.dumps({**asked, "commit": commit, "sha256": dict(hashes)}, indent=2) + "\n")
@@ -251,7 +253,7 @@ def _is_path(name: str) -> bool:
     folder = Path(name)
     if name.startswith((".", "~", os.sep)):
         return True
-    return (os.sep in name and folder.is_dir()) or (folder / "config.json").is_file()
+    return (os.sep in name and os.path.isdir(folder)) or os.path.isfile(folder / "config.json")
 
 
 def _local(folder: Path, role: Role | None) -> StoredModel:
@@ -259,10 +261,14 @@ def _local(folder: Path, role: Role | None) -> StoredModel:
     from llink.store.fetch import weight_hashes
 
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         architecture = str((config.get("architectures") or [""])[0])
-    except (OSError, ValueError, AttributeError, LookupError) as error:
-        raise _no_model(folder, "no readable config.json") from error
+    except (ValueError, TypeError, LookupError) as error:
+        why = f"config.json {error}" if isinstance(error, Unfit) else "no readable config.json"
+        raise _no_model(folder, why, error.hint if isinstance(error, Unfit) else "") from error
+    for path in sorted(folder.iterdir()):
+        if is_lfs_pointer(path):
+            raise _no_model(folder, f"{path.name} is a Git LFS pointer, not the file itself", LFS_HINT)
     hashes = weight_hashes(folder)
     if not hashes:
         raise _no_model(folder, "no safetensors weights")
@@ -291,8 +297,9 @@ def _claimed_by(architecture: str, backends: Iterable[Any]) -> str | None:
     return next((backend.name for backend in backends if architecture in backend.architectures), None)
 
 
-def _no_model(folder: Path, why: str) -> LlinkError:
-    return LlinkError("E115", f"{folder} is no model folder: {why}.", "Expected config.json, *.safetensors, tokenizer.")
+def _no_model(folder: Path, why: str, hint: str = "") -> LlinkError:
+    hint = hint or "Expected config.json, *.safetensors, tokenizer."
+    return LlinkError("E115", f"{folder} is no model folder: {why}.", hint)
 
 
 def _source_json(entry: ModelEntry) -> dict[str, Any]:

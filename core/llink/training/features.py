@@ -156,7 +156,7 @@ class FeatureCache:
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
-            raise write_error(self.folder, error if isinstance(error, OSError) else OSError(str(error))) from error
+            raise write_error(self.folder, error) from error
 
     def _open(self, shard: int) -> Shard:
         path = self.folder / shard_name(shard)

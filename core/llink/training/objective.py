@@ -53,10 +53,10 @@ def check_parts(recipe: Recipe) -> None:
     """Refuse a projector or slot injector that no plugin brings, before any model is loaded.
 
     Raises:
-        LlinkError: E203 projector, E204 slot injector.
+        LlinkError: E203 projector, E204 slot injector, E408 its options.
     """
     plugins.projector(recipe.projector.kind)
-    plugins.injector(recipe.injector.kind)
+    plugins.check_options(plugins.injector(recipe.injector.kind), recipe.injector.options)
 
 
 class Objective:

@@ -26,7 +26,7 @@ from llink.data.instruct import Instruction, distil, read_instructions
 from llink.data.pairs import Pair, Pairs, dev_pairs, english_text, repeated, share, training_pairs
 from llink.errors import LlinkError
 from llink.evaluation.ranks import answers, both_directions, retrieval_metrics
-from llink.home import atomic_write, home
+from llink.home import atomic_write, expand, home, sweep
 from llink.interfaces import Decoder, Encoder, Language
 from llink.models import load_decoder, load_encoder
 from llink.recipe import Injection, Recipe, load_recipe
@@ -36,7 +36,7 @@ from llink.training.data_record import check_data
 from llink.training.features import FeatureCache, Features, MatchedMeans, Vectors
 from llink.training.loop import accelerator_for
 from llink.training.objective import check_losses, check_parts
-from llink.training.run_folder import RunFolder
+from llink.training.run_folder import RunFolder, hold
 from llink.training.stage_a import AlignmentData, train_stage_a
 from llink.training.stage_b import Example, Passage, add_lora, dev_losses, train_stage_b, with_values
 from llink.training.teacher import TeacherEncoder
@@ -639,8 +639,8 @@ def _count(row: dict[str, Any]) -> int:
 def _parent(recipe: Recipe, encoder: Encoder, decoder: Decoder) -> tuple[Path, Manifest]:
     """The adapter that a recipe starts from, checked; a path where ``init_from`` has one, else a language's own."""
     name = str(recipe.init_from)
-    if Path(name).expanduser().is_dir():
-        folder = find_adapter(plugins.language(recipe.language), encoder.name, decoder.name, Path(name).expanduser())
+    if os.path.isdir(expand(name)):
+        folder = find_adapter(plugins.language(recipe.language), encoder.name, decoder.name, expand(name))
     else:
         chosen = plugins.select(name)
         folder = find_adapter(chosen.language, encoder.name, decoder.name, name=chosen.adapter)
@@ -669,6 +669,7 @@ def _claim(recipe: Recipe, out: Path, resume: bool) -> None:
             raise LlinkError("E404", f"{out} already holds a run.", "Go on with --resume, or choose another --out.")
         kept = load_recipe(path)
         if kept == recipe:
+            hold(out)
             return
         # Stage C is at the end: until it has begun, it may be set anew.
         begun = any((out / name).exists() for name in ("adapter_c", "checkpoints/stage_c.safetensors"))
@@ -678,6 +679,9 @@ def _claim(recipe: Recipe, out: Path, resume: bool) -> None:
             )
     try:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        hold(out)
+        for folder in (out, out / "checkpoints"):
+            sweep(folder, 0)  # nobody else is writing there
         atomic_write(path, yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True, sort_keys=False))
     except OSError as error:
         raise LlinkError(

@@ -19,9 +19,10 @@ from types import TracebackType
 from typing import Any
 
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
 
 from llink.errors import LlinkError
-from llink.home import write_json
+from llink.home import write_error, write_json
 from llink.training import trackers
 from llink.training.machine import environment, gpu_peak, process_peak
 from llink.training.plot import LOG, PLOT, draw, read_log
@@ -29,6 +30,33 @@ from llink.training.plot import LOG, PLOT, draw, read_log
 TIMES = "time_and_memory.json"
 KEEP_EVERY = 15.0
 """Seconds between two writes of ``time_and_memory.json``: what a kill can cost of it."""
+
+
+_held: dict[Path, FileLock] = {}
+"""The locks of the folders that this process trains in."""
+
+
+def hold(out: Path) -> None:
+    """Keep other processes out of a run folder until ``RunFolder`` is left, or this process ends; E404 if one is in it."""
+    place = out.resolve()
+    lock = _held.setdefault(place, FileLock(out / "checkpoints" / ".lock"))
+    try:
+        if not lock.is_locked:
+            lock.acquire(timeout=0)
+    except Timeout:
+        del _held[place]
+        raise LlinkError(
+            "E404", f"Another process is training in {out}.", "Wait until it has ended, or choose another --out."
+        ) from None
+    except OSError as error:
+        del _held[place]
+        raise write_error(out, error) from error
+
+
+def let_go(out: Path) -> None:
+    """Undo ``hold``."""
+    if lock := _held.pop(out.resolve(), None):
+        lock.release()
 
 
 @dataclass
@@ -107,6 +135,7 @@ class RunFolder:
                 print(f"What the run took cannot be kept: {fault}", flush=True)
         for tracker in self.accelerator.trackers:
             tracker.finish()
+        let_go(self.out)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
