@@ -133,16 +133,12 @@ def survey(where: str) -> Habits:
             marked = True
         elif line.strip():
             habits.widths[line.count("\t") + 1] += 1
-            if '"' in line:
-                habits.literal += 1
-    if not marked:
-        return habits
-    return _looked_into(where, habits)
+    return _looked_into(where, habits.widths) if marked else habits
 
 
-def _looked_into(where: str, before: Habits) -> Habits:
-    width = before.width if before.widths else 0
-    habits, sizes = Habits(before.widths), Counter[int]()
+def _looked_into(where: str, widths: Counter[int]) -> Habits:
+    """The habits of a file with cells that begin with a mark; ``widths`` are those of its other rows."""
+    habits, sizes = Habits(), Counter[int]()
     for _, cells in _strict(raw_lines(where)):
         if isinstance(cells, Broken):
             habits.strict = False
@@ -150,10 +146,8 @@ def _looked_into(where: str, before: Habits) -> Habits:
         if cells != [Cell("")]:
             sizes[len(cells)] += 1
     habits.strict = habits.strict and len(sizes) == 1
-    if not before.widths:
-        width = sizes.most_common(1)[0][0] if sizes else 2
-        habits.widths = Counter({width: 1})
-    for number, (_, cells) in enumerate(_loose(raw_lines(where), width)):
+    habits.widths = widths or sizes
+    for number, (_, cells) in enumerate(_loose(raw_lines(where), habits.width)):
         if not isinstance(cells, Broken):
             habits.see(cells, first=number == 0)
     return habits

@@ -240,7 +240,7 @@ def test_columns_that_a_table_has_not(tmp_path: Path) -> None:
     assert sides(tmp_path, "x.tsv", {"english": "en", "foreign": "km"}) == [("water", WATER)]
     with pytest.raises(LlinkError, match=r"\[E214\].*'kh'.*Did you mean 'km'"):
         sides(tmp_path, "x.tsv", {"english": "en", "foreign": "kh"})
-    assert tsv(tmp_path, "English\tForeign ", f"water\t{WATER}") == [("water", WATER)]
+    assert tsv(tmp_path, "sep=\t", "English\tForeign ", f"water\t{WATER}") == [("water", WATER)]
 
 
 # JSON.
