@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import gzip
 import json
+import random
 import struct
 from pathlib import Path
+from typing import Literal
 
 import polib
 import pyarrow as pa
@@ -226,6 +229,31 @@ def test_quoting_among_quotation_marks_that_are_text(tmp_path: Path) -> None:
     assert found == [
         ('She said "no".', WATER), ('He said "yes".', FISH), ('"Yes," he said.', WATER), ("Two\nlines", FISH)
     ]  # fmt: skip
+
+
+CELLS = [
+    'He said "yes"', "plain", "a, b", "two\nlines", "a tab\there", '"quoted"', '5" pipe', '""', '"open', 'end"', "ទឹក", '"', 'a "b"\nc'
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_whatever_a_csv_writer_writes_is_read_back(quoting: Literal[0, 1], tmp_path: Path) -> None:
+    draw = random.Random(3)
+    for _ in range(150):
+        rows = [(draw.choice(CELLS), draw.choice(CELLS)) for _ in range(draw.randint(1, 6))]
+        with (tmp_path / "x.tsv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, "excel-tab", quoting=quoting).writerows([("english", "foreign"), *rows])
+        assert sides(tmp_path, "x.tsv") == rows
+
+
+def test_whatever_is_written_without_quoting_is_read_back(tmp_path: Path) -> None:
+    """As long as one cell shows it: a mark that nobody who quotes would leave there."""
+    draw = random.Random(3)
+    for _ in range(150):
+        cells = [cell for cell in CELLS if not set("\t\n") & set(cell) and cell != '""']
+        rows = [(draw.choice(cells), draw.choice(cells)) for _ in range(draw.randint(2, 6))]
+        rows.append(('"Yes," she said.', FISH))
+        assert tsv(tmp_path, *map("\t".join, rows)) == rows
 
 
 def test_quoting_that_could_be_either_is_refused(tmp_path: Path) -> None:
