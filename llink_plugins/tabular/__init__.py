@@ -49,6 +49,8 @@ def read_tsv(where: str, language: str | None, columns: Mapping[str, str]) -> It
             yield place, cells
             continue
         if head is None:
+            if cells[0] == "sep=":
+                continue  # a line for Excel, which says what parts cells
             head = _head(cells, names)
             if head:
                 continue

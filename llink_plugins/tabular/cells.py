@@ -42,7 +42,8 @@ class Cell:
     @property
     def certain(self) -> bool:
         """Whether no one writes so but to quote."""
-        return self.inner is not None and ('"' in self.inner or "\n" in self.inner or "\t" in self.inner)
+        # A tab and a line break in one cell are as likely two rows between two marks.
+        return self.inner is not None and ('"' in self.inner or ("\n" in self.inner) != ("\t" in self.inner))
 
     @property
     def literal(self) -> bool:
@@ -55,26 +56,21 @@ class Habits:
     """What a file does with quotation marks.
 
     Attributes:
-        widths: how many rows have so many cells.
-        strict: whether all of it can be read as a spreadsheet's.
+        width: the usual number of cells.
+        sheet: whether all of it reads as a spreadsheet's, and something in it as nothing else.
         certain, literal: cells that only quoting explains, and that only text explains.
         quoted, bare: cells in quotation marks, and others with words.
         commas: cells with a comma, quoted and bare; ``idle`` are quoted without any need.
     """
 
-    widths: Counter[int] = field(default_factory=Counter)
-    strict: bool = True
+    width: int = 2
+    sheet: bool = False
     certain: int = 0
     literal: int = 0
     quoted: int = 0
     bare: int = 0
     commas: Counter[bool] = field(default_factory=Counter)
     idle: int = 0
-
-    @property
-    def width(self) -> int:
-        """The usual number of cells."""
-        return self.widths.most_common(1)[0][0] if self.widths else 2
 
     def see(self, cells: list[Cell], first: bool) -> None:
         """Take a row into account; the ``first`` may be names of columns, which need no marks."""
@@ -108,9 +104,7 @@ def cell_rows(where: str) -> Iterator[tuple[str, list[str] | Broken]]:
     """
     habits = survey(where)
     undo = habits.undoes()
-    # A spreadsheet's, where all of it can be read so, and something in it in no other way.
-    sheet = habits.strict and habits.certain > 0
-    found = _strict(raw_lines(where)) if sheet else _loose(raw_lines(where), habits.width)
+    found = _strict(raw_lines(where)) if habits.sheet else _loose(raw_lines(where), habits.width)
     for place, cells in found:
         if isinstance(cells, Broken):
             yield place, cells
@@ -124,39 +118,38 @@ def cell_rows(where: str) -> Iterator[tuple[str, list[str] | Broken]]:
 
 def survey(where: str) -> Habits:
     """Read all of a file for what it does with quotation marks; most have none at the start of a cell, and are done soon."""
-    habits = Habits()
+    widths: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
     marked = False
     for _, line in raw_lines(where):
-        if isinstance(line, Broken):
-            continue
-        if _marked(line):
-            marked = True
-        elif line.strip():
-            habits.widths[line.count("\t") + 1] += 1
-            if '"' in line:
-                habits.literal += 1
+        if isinstance(line, str) and line.strip():
+            begins = _marked(line)
+            marked = marked or begins
+            if tabs := line.count("\t"):
+                widths[begins][tabs + 1] += 1
     if not marked:
-        return habits
-    return _looked_into(where, habits)
-
-
-def _looked_into(where: str, before: Habits) -> Habits:
-    width = before.width if before.widths else 0
-    habits, sizes = Habits(before.widths), Counter[int]()
-    for _, cells in _strict(raw_lines(where)):
-        if isinstance(cells, Broken):
-            habits.strict = False
-            break
-        if cells != [Cell("")]:
-            sizes[len(cells)] += 1
-    habits.strict = habits.strict and len(sizes) == 1
-    if not before.widths:
-        width = sizes.most_common(1)[0][0] if sizes else 2
-        habits.widths = Counter({width: 1})
-    for number, (_, cells) in enumerate(_loose(raw_lines(where), width)):
+        return Habits()
+    if (sheet := _sheet(where)) and sheet.undoes():
+        return sheet
+    # Lines without marks say it best: what is a cell in the others is the question.
+    known = widths[False] or widths[True]
+    habits = Habits(known.most_common(1)[0][0] if known else 2)
+    for number, (_, cells) in enumerate(_loose(raw_lines(where), habits.width)):
         if not isinstance(cells, Broken):
             habits.see(cells, first=number == 0)
     return habits
+
+
+def _sheet(where: str) -> Habits | None:
+    """The habits of a file as a spreadsheet's; None where it cannot be read as one, of rows of one width."""
+    habits, sizes = Habits(sheet=True), Counter[int]()
+    for number, (_, cells) in enumerate(_strict(raw_lines(where))):
+        if isinstance(cells, Broken):
+            return None
+        if cells != [Cell("")]:
+            sizes[len(cells)] += 1
+            habits.see(cells, first=number == 0)
+    habits.width = next(iter(sizes), 0)
+    return habits if len(sizes) == 1 and habits.width > 1 else None
 
 
 def _marked(line: str) -> bool:

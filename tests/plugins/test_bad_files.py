@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import gzip
 import json
+import random
 import struct
 from pathlib import Path
+from typing import Literal
 
 import polib
 import pyarrow as pa
@@ -228,6 +231,31 @@ def test_quoting_among_quotation_marks_that_are_text(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+CELLS = [
+    'He said "yes"', "plain", "a, b", "two\nlines", "a tab\there", '"quoted"', '5" pipe', '""', '"open', 'end"', "ទឹក", '"', 'a "b"\nc'
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_whatever_a_csv_writer_writes_is_read_back(quoting: Literal[0, 1], tmp_path: Path) -> None:
+    draw = random.Random(3)
+    for _ in range(150):
+        rows = [(draw.choice(CELLS), draw.choice(CELLS)) for _ in range(draw.randint(1, 6))]
+        with (tmp_path / "x.tsv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, "excel-tab", quoting=quoting).writerows([("english", "foreign"), *rows])
+        assert sides(tmp_path, "x.tsv") == rows
+
+
+def test_whatever_is_written_without_quoting_is_read_back(tmp_path: Path) -> None:
+    """As long as one cell shows it: a mark that nobody who quotes would leave there."""
+    draw = random.Random(3)
+    for _ in range(150):
+        cells = [cell for cell in CELLS if not set("\t\n") & set(cell) and cell != '""']
+        rows = [(draw.choice(cells), draw.choice(cells)) for _ in range(draw.randint(2, 6))]
+        rows.append(('"Yes," she said.', FISH))
+        assert tsv(tmp_path, *map("\t".join, rows)) == rows
+
+
 def test_quoting_that_could_be_either_is_refused(tmp_path: Path) -> None:
     lines = [f"plain {n}\t{WATER}" for n in range(20)]
     assert len(tsv(tmp_path, *lines, f'"a\tb"\t"{WATER}\t{FISH}"\tx', end="\n")) == 20
@@ -240,7 +268,7 @@ def test_columns_that_a_table_has_not(tmp_path: Path) -> None:
     assert sides(tmp_path, "x.tsv", {"english": "en", "foreign": "km"}) == [("water", WATER)]
     with pytest.raises(LlinkError, match=r"\[E214\].*'kh'.*Did you mean 'km'"):
         sides(tmp_path, "x.tsv", {"english": "en", "foreign": "kh"})
-    assert tsv(tmp_path, "English\tForeign ", f"water\t{WATER}") == [("water", WATER)]
+    assert tsv(tmp_path, "sep=\t", "English\tForeign ", f"water\t{WATER}") == [("water", WATER)]
 
 
 # JSON.
