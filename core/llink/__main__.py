@@ -3,12 +3,23 @@
 import os
 import sys
 
-# With -m Python looks for modules in the folder one stands in, before all others. It may be anyone's: no plugin, and
-# nothing that LLINK imports, is to come from there. `llink` never looked there.
-if not getattr(sys.flags, "safe_path", False) and sys.path and sys.path[0] in ("", os.getcwd()):
-    del sys.path[0]
 
-from llink.cli import main
+def _leave_the_folder() -> None:
+    """Take the folder one stands in off the path: it may be anyone's, and with -m Python looks there before all else.
+
+    No plugin, and nothing that LLINK imports, is to come from there; `llink` never looked there.
+    """
+    try:
+        here = os.getcwd()
+    except OSError:  # it was deleted
+        here = ""
+    if not getattr(sys.flags, "safe_path", False) and sys.path and sys.path[0] in ("", here):
+        del sys.path[0]
+
 
 if __name__ == "__main__":
+    _leave_the_folder()
+
+    from llink.cli import main
+
     main(prog_name="llink")

@@ -169,7 +169,7 @@ def find_adapter(
     for place in [root / own for own in (named if name else [pair]) for root in roots]:
         if os.path.isfile(place / MANIFEST):  # False too where one may not look
             return place
-    present = {p.parent.name for root in roots for p in root.glob(f"*/{MANIFEST}")}
+    present = {folder.name for root in roots for folder in adapters_in(root)}
     if name:
         others = {own.removeprefix(f"{pair}@") for own in present if own.startswith(f"{pair}@") or "--" not in own}
         known = [f"{language.code}@{other}" for other in others] + [language.code] * (pair in present)
@@ -184,6 +184,15 @@ def find_adapter(
 def adapter_roots(language: Language) -> list[Path]:
     """The folders that a language's adapters lie in: the user's, which go first, and its package's."""
     return [home() / "adapters" / language.code, package_folder(language.package, "adapters")]
+
+
+def adapters_in(root: Path) -> list[Path]:
+    """The adapter folders in a folder, by name; none where one may not look."""
+    try:
+        names = sorted(os.listdir(root))
+    except OSError:
+        return []
+    return [root / name for name in names if not name.startswith(".") and os.path.isfile(root / name / MANIFEST)]
 
 
 def install_adapter(folder: Path, language: Language) -> Path:

@@ -17,7 +17,7 @@ from llink import bounded
 from llink.errors import LlinkError
 
 DRAFTS = re.compile(
-    r"\.probe-[0-9a-f]{32}|\..+\.[0-9a-f]{32}\.tmp|\..+\.(new|old)-\d+|\..+\.safetensors-\d+|\..+-\d+\.index\.tmp"
+    r"\.probe-[0-9a-f]{32}|\..+\.[0-9a-f]{32}\.tmp|\..+\.(new|old)-\d+|\..+\.safetensors(-\d+|\.new|\.tmp)|\..+-\d+\.index\.tmp"
 )
 """What files and folders are called while they are written; a killed process leaves them behind."""
 STALE = 24 * 3600.0
@@ -107,10 +107,16 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def sweep(folder: Path, age: float = STALE) -> list[Path]:
-    """Delete the drafts that killed processes left in a folder ``age`` seconds ago or longer; returns them."""
+    """Delete the drafts that killed processes left in a folder ``age`` seconds ago or longer; returns them.
+
+    What was moved aside to be replaced, and was not, gets its name back.
+    """
     swept = stale(folder, age)
     for path in swept:
-        if path.is_dir() and not path.is_symlink():
+        whole = re.fullmatch(r"\.(.+)\.old-\d+", path.name)
+        if whole and not os.path.lexists(path.with_name(whole[1])):
+            os.rename(path, path.with_name(whole[1]))  # killed while it was replaced: this is the only one
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)

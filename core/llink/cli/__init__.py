@@ -8,6 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,11 @@ class LazyGroup(click.Group):
         try:
             return super().main([readable(arg) for arg in (sys.argv[1:] if args is None else args)], *rest, **named)
         except OSError as error:  # the help, or what an error says, could not be written
+            from llink.home import write_error
+
             quiet_end()
+            with suppress(OSError):
+                click.echo(f"llink: {write_error(Path('standard output'), error)}", err=True)
             raise SystemExit(1) from error
 
     def invoke(self, ctx: click.Context) -> Any:

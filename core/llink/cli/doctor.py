@@ -64,6 +64,10 @@ def python() -> Iterator[Finding]:
     yield Finding("ok" if new_enough else "fail", "python", f"{platform.python_version()} at {sys.executable}", todo)
     yield Finding("ok", "platform", platform.platform())
     yield Finding("ok", "llink", __version__)
+    coding = (getattr(sys.stdout, "encoding", "") or "none").lower()
+    if coding.replace("-", "") not in ("utf8", "none"):
+        text = f"stdout is {coding}: letters that it has not come out as escapes"
+        yield Finding("warn", "locale", text, "set LC_ALL=C.UTF-8 or PYTHONIOENCODING=utf-8")
 
 
 def packages() -> Iterator[Finding]:
@@ -103,10 +107,13 @@ def device() -> Iterator[Finding]:
 
 def folder() -> Iterator[Finding]:
     """LLINK_HOME: may it be written to, and is there room."""
-    from llink.home import ensure_folder, home
+    from llink.home import ensure_folder, home, stale
 
     place = home()
     origin = "" if os.environ.get("LLINK_HOME") else " (default)"
+    if left := stale(place) + stale(place / "features") + stale(place / "models"):
+        text = f"{len(left)} drafts of killed runs, such as {left[0]}"
+        yield Finding("warn", "drafts", text, "they are deleted when LLINK next writes there")
     ensure_folder(place)
     free = shutil.disk_usage(place).free
     text = f"{place}{origin}, writable, {free / 1e9:.1f} GB free"

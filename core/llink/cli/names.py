@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from llink.adapter import MANIFEST, adapter_roots, find_adapter
+from llink.adapter import MANIFEST, adapter_roots, adapters_in, find_adapter
 from llink.errors import LlinkError, unknown_name
 from llink.home import expand
 from llink.interfaces import Language, package_folder
@@ -103,7 +103,7 @@ def selected(name: str, adapter: str | None, encoder: str, decoder: str) -> tupl
 def adapters(owner: Language) -> dict[str, Path]:
     """A language's adapters by folder name: its package's, and the user's own, which come first."""
     roots = reversed(adapter_roots(owner))
-    return {path.parent.name: path.parent for root in roots for path in sorted(root.glob(f"*/{MANIFEST}"))}
+    return {folder.name: folder for root in roots for folder in adapters_in(root)}
 
 
 def adapter_path(name: str, owner: Language) -> Path:
