@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from torch import Tensor, nn
 
 
@@ -220,7 +219,6 @@ class Language:
     sources: tuple[Source, ...] = ()
     sentence_ends: str = ".!?"
     digits: str = "0123456789"
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def normalise(self, text: str) -> str:
         """One spelling for one text: NFC, no zero-width marks, single spaces, none before a sentence end.
@@ -301,11 +299,6 @@ class PairReader:
     prefix: str = ""
     layout: str = ""
     """What a row looks like, for the error that finds none."""
-
-
-def module_device(module: nn.Module) -> torch.device:
-    """The device that a module's first parameter is on."""
-    return next(module.parameters()).device
 
 
 def package_folder(package: str, folder: str) -> Path:
