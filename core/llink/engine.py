@@ -70,7 +70,7 @@ class Engine:
 
     Args:
         decoder: the frozen decoder. encoder: the frozen encoder, or its name: it is then loaded with the first adapter.
-        device: where the adapters go, and the encoder unless ``encoder_device`` says otherwise.
+        device: where the adapters and the encoder go.
         dtype: number format of the encoder.
         max_resident, max_bytes: how many adapters, or bytes of them, stay in memory; the least recently used one
             leaves first, and comes back from disk when it is asked for. A request waits until there is room.
@@ -86,7 +86,6 @@ class Engine:
         *,
         device: str,
         dtype: Any = None,
-        encoder_device: str | None = None,
         max_resident: int | None = None,
         max_bytes: int | None = None,
         cache_bytes: int = 64 << 20,
@@ -97,7 +96,7 @@ class Engine:
         self.device = device
         self._encoder = None if isinstance(encoder, str) else encoder
         self._encoder_name = encoder if isinstance(encoder, str) else encoder.name
-        self._dtype, self._encoder_device = dtype, encoder_device or device
+        self._dtype = dtype
         self._max_slots = max_slots
         self._shelf = Shelf(max_resident, max_bytes)
         self._switch = LoraSwitch(decoder)
@@ -118,7 +117,6 @@ class Engine:
         *,
         device: str = "auto",
         dtype: Any = None,
-        encoder_device: str | None = None,
         attn_implementation: str | None = None,
         compile: bool | str = False,
         **limits: Any,
@@ -127,9 +125,8 @@ class Engine:
 
         Args:
             encoder, decoder: registry names or local folders; the registry's defaults where not given.
-            device: ``auto``, ``cpu``, ``cuda``, ``mps`` … of the decoder and the adapters.
+            device: ``auto``, ``cpu``, ``cuda``, ``mps`` …
             dtype: ``float32``, ``bfloat16`` or None for what the device does best.
-            encoder_device: that of the encoder, where it is another one.
             attn_implementation: of the decoder, as transformers names them.
             compile: whether the decoder goes through ``torch.compile``, or the backend of it; the first requests
                 wait for the compiler, and the bits of the bare decoder are then the compiler's.
@@ -141,7 +138,6 @@ class Engine:
         """
         default = load_registry().default
         place = pick_device(device)
-        elsewhere = pick_device(encoder_device) if encoder_device else None
         options = {"attn_implementation": attn_implementation} if attn_implementation else {}
         try:
             model = load_decoder(decoder or default.decoder, device=place, dtype=dtype, **options)
@@ -152,9 +148,7 @@ class Engine:
             raise LlinkError(
                 "E519", f"The decoder cannot be loaded with attention '{attn_implementation}': {said}", "Leave it out."
             ) from error
-        engine = cls(
-            model, encoder or default.encoder, device=place, dtype=dtype, encoder_device=elsewhere, **limits
-        )  # fmt: skip
+        engine = cls(model, encoder or default.encoder, device=place, dtype=dtype, **limits)
         if compile:
             backend = compile if isinstance(compile, str) else "inductor"
             model.model.compile(dynamic=True, backend=backend)
@@ -170,9 +164,7 @@ class Engine:
     def _load_encoder(self, options: Mapping[str, Any]) -> Encoder:
         with self._encoding:
             if self._encoder is None:
-                self._encoder = load_encoder(
-                    self._encoder_name, device=self._encoder_device, dtype=self._dtype, **options
-                )
+                self._encoder = load_encoder(self._encoder_name, device=self.device, dtype=self._dtype, **options)
             return self._encoder
 
     @property

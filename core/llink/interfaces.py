@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from torch import Tensor, nn
 
 
@@ -227,7 +226,6 @@ class Language:
     sentence_ends: str = ".!?"
     digits: str = "0123456789"
     """The ten that it writes numbers in, 0 first; whatever they are, every decimal digit of Unicode is read as one."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
     joiners: bool = True
     """Whether ZWJ and ZWNJ are spelling where Unicode's rules for its letters give them a meaning, as in Persian, Sinhala
     and Malayalam. False for a language that does without: then they stay in emoji alone."""
@@ -321,11 +319,6 @@ class PairReader:
     prefix: str = ""
     layout: str = ""
     """What a row looks like, for the error that finds none."""
-
-
-def module_device(module: nn.Module) -> torch.device:
-    """The device that a module's first parameter is on."""
-    return next(module.parameters()).device
 
 
 def package_folder(package: str, folder: str) -> Path:

@@ -43,11 +43,6 @@ def token_losses(logits: Tensor, ids: Tensor, own: Tensor) -> Tensor:
     return losses.view_as(ids) * own
 
 
-def mean_loss(losses: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
-    """Nats per token, over all target tokens of the batch."""
-    return losses.sum() / (sum(map(len, targets)) + len(targets))
-
-
 def target_logits(decoder: Decoder, prompt: Prompt | Sequence[Prompt], slots: Tensor, targets: Tensor) -> Tensor:
     """Logits ``[B, L, V]`` that predict ``targets [B, L]``; ``prompt`` as in ``target_losses``."""
     model: Any = decoder.model

@@ -123,20 +123,7 @@ class _Weighted(_Section):
 
     alone: ClassVar[bool] = True
     """Whether these losses are all that the stage minimises."""
-    former: ClassVar[dict[str, str]] = {}
-    """Keys that weights had up to version 0.1, as the recipes in older adapters have them -> names of losses."""
     losses: dict[str, Weight] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_former(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or not cls.former.keys() & raw.keys():
-            return raw
-        losses = raw.get("losses") or {}
-        if not isinstance(losses, dict):
-            return raw
-        older = {name: raw[key] for key, name in cls.former.items() if key in raw}
-        return {k: v for k, v in raw.items() if k not in cls.former} | {"losses": {**losses, **older}}
 
     @field_validator("losses")
     @classmethod
@@ -162,7 +149,6 @@ class StageA(_Weighted):
     temperature: tuple[Temperature, Temperature] = (0.17, 0.08)
     queue: int = Field(32768, ge=0, le=1 << 24)
     hardest: int = Field(256, ge=0, le=1 << 24)
-    former: ClassVar[dict[str, str]] = {"direction": "direction", "log_norm": "log_norm"}
     losses: dict[str, Weight] = {"info_nce": 1.0, "direction": 0.05, "log_norm": 0.02}
     english_side: bool = True
     """Whether the English side of each pair is one more input with the same teacher."""
@@ -227,7 +213,6 @@ class WarmStart(_Weighted):
     epochs: float = Field(0, ge=0, le=1e6)
     batch: int = Field(128, ge=2, le=1 << 20)
     lr: float = Field(1e-3, gt=0, le=100)
-    former: ClassVar[dict[str, str]] = {"bag_of_words": "bag_of_words", "cosine": "cosine"}
     losses: dict[str, Weight] = {"bag_of_words": 1.0, "cosine": 1.0}
 
 
@@ -253,9 +238,6 @@ class Injection(_Weighted):
     weight_decay: float = Field(0.0, ge=0, le=100)
     clip: float = Field(1.0, gt=0, le=1e6)
     alone: ClassVar[bool] = False
-    former: ClassVar[dict[str, str]] = {
-        "cosine": "cosine", "info_nce": "info_nce", "bag_of_words": "bag_of_words", "usage_weight": "usage_contrast",
-    }  # fmt: skip
     losses: dict[str, Weight] = {"cosine": 0.05, "info_nce": 1e-3, "bag_of_words": 0.1, "usage_contrast": 0.05}
     usage_every: int = Field(3, ge=1, le=MANY)
     """Steps from one to the next in which the loss without slots is computed, for losses that ask for it."""

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from llink.interfaces import Decoder
 from llink.models import load_decoder
 from llink.prompt import SLOT, TASKS, Prompt, build
-from llink.reading import generate, mean_loss, pad_left, prompt_embeddings, target_losses
+from llink.reading import generate, pad_left, prompt_embeddings, target_losses
 
 TARGETS = ["My house is near the market.", "I am fine.", ""]
 K = 4
@@ -61,7 +61,6 @@ def test_losses_are_those_of_the_whole_prompt(models: Callable[[str], str], name
         torch.testing.assert_close(losses[row, : lengths[row]], expected, atol=1e-4, rtol=1e-4)
         # Labels are the target and its end of turn: no more.
         assert not losses[row, lengths[row] :].any()
-    torch.testing.assert_close(mean_loss(losses, targets), losses.sum() / sum(lengths))
 
 
 def test_labels_are_the_targets_only(decoder: Decoder) -> None:
@@ -102,7 +101,7 @@ def test_generation_begins_where_the_labels_begin_and_stops_at_the_end_of_turn(d
     model.requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(60):
-        loss = mean_loss(target_losses(decoder, prompt, slots, targets), targets)
+        loss = target_losses(decoder, prompt, slots, targets).sum() / sum(len(ids) + 1 for ids in targets)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -206,15 +206,6 @@ def test_losses_are_laid_over_the_defaults(file: Path) -> None:
     assert one.stage_b.losses == {**plain.stage_b.losses, "usage_contrast": 0.1, "mine": 1e-3}
 
 
-def test_a_recipe_of_llink_0_1_has_a_key_a_weight(file: Path) -> None:
-    sets = ("stage_b.usage_weight=0", "stage_b.cosine=0.7", "stage_a.log_norm=0", "warm_start.bag_of_words=2")
-    recipe = load_recipe(file, sets)
-    assert recipe.stage_b.losses == {"cosine": 0.7, "info_nce": 0.001, "bag_of_words": 0.1, "usage_contrast": 0}
-    assert recipe.stage_a.losses == {"info_nce": 1.0, "direction": 0.05, "log_norm": 0}
-    assert recipe.warm_start.losses == {"bag_of_words": 2, "cosine": 1}
-    assert "usage_weight" not in recipe.model_dump()["stage_b"]
-
-
 @pytest.mark.parametrize("content", [b"", b"- a\n- b\n", b"a: [", b"\xff\xfe\x00", b"text"])
 def test_no_recipe(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.yaml").write_bytes(content)

@@ -25,7 +25,7 @@ from llink.losses.info_nce import InfoNCE
 from llink.models import load_decoder, load_encoder
 from llink.projectors.mlp import MLPProjector
 from llink.prompt import TASKS, build
-from llink.reading import mean_loss, target_losses
+from llink.reading import target_losses
 from llink.recipe import ModelChoice, Recipe, load_recipe, validate
 from llink.registry import load_registry
 from llink.training.sizing import Lengths, Plan, Shape, build_blank, device, devices, size
@@ -95,7 +95,7 @@ def one_step(recipe: Recipe, text: str, rows: int, dtype: str = "float32") -> tu
 
     def loss() -> Tensor:
         slots = bridge(states.mean(1), states, torch.ones(states.shape[:2], dtype=torch.bool))
-        return mean_loss(target_losses(decoder, prompt, slots, [target] * rows), [target] * rows)
+        return target_losses(decoder, prompt, slots, [target] * rows).sum() / (rows * (len(target) + 1))
 
     lengths = Lengths(20, len(target), len(prompt.prefix), len(prompt.suffix))
     return loss, lengths, decoder
