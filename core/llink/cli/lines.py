@@ -24,7 +24,7 @@ AHEAD = 512
 _PEEK = 1000
 """Blank lines at the beginning that are waited out before it is clear that there is a text."""
 _UNDECODED = re.compile("[\udc80-\udcff]")
-_BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
+_BOMS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 Line = str | LlinkError
 """A text, or what is wrong with the line that it was to stand on."""
@@ -93,22 +93,19 @@ def _read(file: Path | None) -> Iterator[Line]:
                     "E508", f"{name} is {encoding}, not UTF-8.", f"Convert it: iconv -f {encoding} -t UTF-8."
                 )
         with io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline=None) as source:
-            number = 0
-            while line := source.readline(LONGEST + 1):
-                number += 1
-                problem = _problem(line, name if number == 1 else "")
-                if number == 1 and problem:
-                    raise problem  # the file is of another kind
-                whole = line.endswith("\n")
-                while not whole and len(line) > LONGEST:
-                    problem = problem or LlinkError(
-                        "E511",
-                        f"The line has over {LONGEST:,} characters.",
-                        "Pass it sentence by sentence, one a line.",
-                    )
-                    rest = source.readline(LONGEST + 1)
-                    whole = not rest or rest.endswith("\n")
-                yield problem or line.removesuffix("\n")
+            lines = _each(source)
+            first = next(lines, "")
+            if isinstance(first, str) and "\0" in first:
+                raise LlinkError(
+                    "E508", f"{name} has zero bytes and may be UTF-16.", "Convert it: iconv -f UTF-16 -t UTF-8."
+                )
+            if _undecoded(first):
+                second = next(lines, first)
+                if isinstance(first, LlinkError) and _undecoded(second):
+                    raise LlinkError("E508", f"{name} is {first.message[0].lower()}{first.message[1:]}", first.hint)
+                lines = chain((second,), lines)
+            yield first
+            yield from lines
     except OSError as error:
         raise LlinkError("E508", f"{name} cannot be read: {error.strerror}.") from None
 
@@ -121,15 +118,25 @@ def _stdin() -> Any:
         return sys.stdin.buffer
 
 
-def _problem(line: str, name: str) -> LlinkError | None:
-    """What keeps a line from being text; the first line tells it for the whole file."""
-    if wrong := _UNDECODED.search(line):
-        place = len(line[: wrong.start()].encode())
-        what = f"{name} is not UTF-8 (byte {place})." if name else f"It is not UTF-8 (its byte {place})."
-        return LlinkError("E508", what, "Convert it, with iconv for one.")
-    if name and "\0" in line:
-        return LlinkError("E508", f"{name} has zero bytes and may be UTF-16.", "Convert it: iconv -f UTF-16 -t UTF-8.")
-    return None
+def _each(source: io.TextIOBase) -> Iterator[Line]:
+    """Each line without its end; what is over ``LONGEST`` is read, and not held."""
+    while line := source.readline(LONGEST + 1):
+        problem = None
+        if wrong := _UNDECODED.search(line):
+            place = len(line[: wrong.start()].encode())
+            problem = LlinkError("E508", f"Not UTF-8 (byte {place}).", "Convert it, with iconv for one.")
+        whole = line.endswith("\n")
+        while not whole and len(line) > LONGEST:
+            problem = problem or LlinkError(
+                "E511", f"The line has over {LONGEST:,} characters.", "Pass it sentence by sentence, one a line."
+            )
+            rest = source.readline(LONGEST + 1)
+            whole = not rest or rest.endswith("\n")
+        yield problem or line.removesuffix("\n")
+
+
+def _undecoded(line: Line) -> bool:
+    return isinstance(line, LlinkError) and line.code == "E508"
 
 
 def in_chunks(lines: Iterable[Line], sizes: Iterable[int]) -> Iterator[list[Line]]:
