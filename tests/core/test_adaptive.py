@@ -116,7 +116,7 @@ def test_an_adapter_has_the_slots_that_a_text_needs(engine: Engine, adapter: Pat
         with torch.inference_mode(), engine.using("km"):
             embeds = filled(engine.decoder, prompt, slots[0], slots.device)[None]
             [ids] = generate_ids(engine.decoder, embeds, None, 8)
-        assert engine.generate(text, "km", **SHORT) == engine.decoder.detokenize(ids)
+        assert engine.generate(text, "km", loop_guard=False, **SHORT) == engine.decoder.detokenize(ids)
     # Together they have as many as the longest; alone and in the midst of others a text is answered alike.
     assert engine.slots([short, long], "km").shape[1] == 6
     assert engine.generate([short, long], "km", **SHORT) == [engine.generate(t, "km", **SHORT) for t in (short, long)]

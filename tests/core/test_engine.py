@@ -53,7 +53,7 @@ def test_an_answer_is_the_decoder_reading_the_slots(engine: Engine) -> None:
     prompt, slots = engine.prompt(TASKS["title"], "km"), engine.slots(KHMER[:1], "km")
     with engine.using("km"):
         [expected] = generate(engine.decoder, prompt_embeddings(engine.decoder, prompt, slots, slots.device), None, 9)
-    assert engine.generate(KHMER[0], "km", task="title", max_new_tokens=9) == expected
+    assert engine.generate(KHMER[0], "km", task="title", loop_guard=False, max_new_tokens=9) == expected
 
 
 def test_auto_finds_khmer(engine: Engine) -> None:

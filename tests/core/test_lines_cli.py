@@ -140,11 +140,15 @@ def test_one_text_that_is_refused_is_one_error() -> None:
         assert done.stderr.startswith("llink: [E503] No installed language")
 
 
-def test_a_line_that_is_not_utf8(answers: dict[str, str], tmp_path: Path) -> None:
-    data = "\r\n".join([KHMER[0], "x", KHMER[1]]).encode("utf-8-sig").replace(b"x", b"na\xefve")
-    done = llink("translate", *SHORT, stdin=data, status=1)
-    assert done.stdout == f"{answers[KHMER[0]]}\n\n{answers[KHMER[1]]}\n"
-    assert done.stderr.startswith("llink: [E508] Line 2: It is not UTF-8 (its byte 2)")
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_line_that_is_not_utf8(answers: dict[str, str], place: int) -> None:
+    lines = [text.encode() for text in KHMER[:3]]
+    lines[place] = b"na\xefve"
+    done = llink("translate", *SHORT, stdin=b"\xef\xbb\xbf" + b"\r\n".join(lines), status=1)
+    expected = [answers[text] for text in KHMER[:3]]
+    expected[place] = ""
+    assert done.stdout.splitlines() == expected
+    assert done.stderr.startswith(f"llink: [E508] Line {place + 1}: Not UTF-8 (byte 2)")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])

@@ -25,7 +25,7 @@ from llink.training.run import train
 TEXT, PLAIN = "រោងចក្រអគ្គិសនីនេះផលិតបាន ៣០ MW។", "ខ្ញុំសុខសប្បាយ។"
 VALUES = ["30 MW"]
 TOKENS = 24
-SHORT = {"max_new_tokens": 8}
+SHORT: dict[str, Any] = {"max_new_tokens": 8, "loop_guard": False}  # nor have the answers by hand
 
 
 @pytest.fixture(scope="module")

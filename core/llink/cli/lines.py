@@ -91,23 +91,19 @@ def _read(file: Path | None) -> Iterator[Line]:
         with io.TextIOWrapper(
             binary, "utf-8-sig" if utf8 else encoding, errors="surrogateescape" if utf8 else "strict", newline=None
         ) as source:
-            number = 0
-            while line := source.readline(LONGEST + 1):
-                number += 1
-                line = line.removeprefix("\ufeff") if number == 1 else line
-                problem = _problem(line, name if number == 1 else "")
-                if number == 1 and problem:
-                    raise problem  # the file is of another kind
-                whole = line.endswith("\n")
-                while not whole and len(line) > LONGEST:
-                    problem = problem or LlinkError(
-                        "E511",
-                        f"The line has over {LONGEST:,} characters.",
-                        "Pass it sentence by sentence, one a line.",
-                    )
-                    rest = source.readline(LONGEST + 1)
-                    whole = not rest or rest.endswith("\n")
-                yield problem or line.removesuffix("\n")
+            lines = _each(source)
+            first = next(lines, "")
+            if isinstance(first, str):
+                first = first.removeprefix("\ufeff")
+                if "\0" in first:
+                    raise LlinkError("E508", f"{name} has zero bytes: it is no text.", "Convert it to UTF-8.")
+            if _undecoded(first):
+                second = next(lines, first)
+                if isinstance(first, LlinkError) and _undecoded(second):
+                    raise LlinkError("E508", f"{name} is {first.message[0].lower()}{first.message[1:]}", first.hint)
+                lines = chain((second,), lines)
+            yield first
+            yield from lines
     except UnicodeDecodeError as error:  # what is UTF-8 tells its bad lines one by one
         raise LlinkError(
             "E508", f"{name} is not {error.encoding.upper()}.", "Convert it, with iconv for one."
@@ -124,15 +120,25 @@ def _stdin() -> Any:
         return sys.stdin.buffer
 
 
-def _problem(line: str, name: str) -> LlinkError | None:
-    """What keeps a line from being text; the first line tells it for the whole file."""
-    if wrong := _UNDECODED.search(line):
-        place = len(line[: wrong.start()].encode())
-        what = f"{name} is not UTF-8 (byte {place})." if name else f"It is not UTF-8 (its byte {place})."
-        return LlinkError("E508", what, "Convert it, with iconv for one.")
-    if name and "\0" in line:
-        return LlinkError("E508", f"{name} has zero bytes and may be UTF-16.", "Convert it: iconv -f UTF-16 -t UTF-8.")
-    return None
+def _each(source: io.TextIOBase) -> Iterator[Line]:
+    """Each line without its end; what is over ``LONGEST`` is read, and not held."""
+    while line := source.readline(LONGEST + 1):
+        problem = None
+        if wrong := _UNDECODED.search(line):
+            place = len(line[: wrong.start()].encode())
+            problem = LlinkError("E508", f"Not UTF-8 (byte {place}).", "Convert it, with iconv for one.")
+        whole = line.endswith("\n")
+        while not whole and len(line) > LONGEST:
+            problem = problem or LlinkError(
+                "E511", f"The line has over {LONGEST:,} characters.", "Pass it sentence by sentence, one a line."
+            )
+            rest = source.readline(LONGEST + 1)
+            whole = not rest or rest.endswith("\n")
+        yield problem or line.removesuffix("\n")
+
+
+def _undecoded(line: Line) -> bool:
+    return isinstance(line, LlinkError) and line.code == "E508"
 
 
 def in_chunks(lines: Iterable[Line], sizes: Iterable[int]) -> Iterator[list[Line]]:

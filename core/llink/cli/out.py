@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +147,9 @@ def opened(path: Path | None, resume: bool, settings: Mapping[str, Any]) -> Iter
                 raise write_error(path, error) from error
             yield out
         finally:
+            with suppress(OSError):  # some systems delete no open file
+                Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
-            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 class _Device(Stdout):
