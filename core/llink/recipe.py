@@ -141,11 +141,11 @@ class StageA(_Weighted):
     batch: int = Field(128, ge=2, le=1 << 20)
     """Of one process. ``batch x accumulation x processes`` rows make a step, and are each other's negatives."""
     accumulation: int = Field(1, ge=1, le=1 << 16)
-    lr: float = Field(1e-3, gt=0, le=100)
-    min_lr: float = Field(1e-5, ge=0, le=100)
+    lr: float = Field(1e-3, gt=0, le=1e30)
+    min_lr: float = Field(1e-5, ge=0, le=1e30)
     warmup: float = Field(0.15, ge=0, lt=1)
-    weight_decay: float = Field(0.05, ge=0, le=100)
-    clip: float = Field(1.0, gt=0, le=1e6)
+    weight_decay: float = Field(0.05, ge=0, le=1e30)
+    clip: float = Field(1.0, gt=0, le=1e30)
     temperature: tuple[Temperature, Temperature] = (0.17, 0.08)
     queue: int = Field(32768, ge=0, le=1 << 24)
     hardest: int = Field(256, ge=0, le=1 << 24)
@@ -212,7 +212,7 @@ class WarmStart(_Weighted):
 
     epochs: float = Field(0, ge=0, le=1e6)
     batch: int = Field(128, ge=2, le=1 << 20)
-    lr: float = Field(1e-3, gt=0, le=100)
+    lr: float = Field(1e-3, gt=0, le=1e30)
     losses: dict[str, Weight] = {"bag_of_words": 1.0, "cosine": 1.0}
 
 
@@ -230,13 +230,13 @@ class Injection(_Weighted):
     batch: int = Field(16, ge=1, le=1 << 20)
     """Of one process. ``batch x accumulation x processes`` examples make a step."""
     accumulation: int = Field(1, ge=1, le=1 << 16)
-    lr_lora: float = Field(1e-4, gt=0, le=100)
-    lr_injector: float = Field(3e-5, gt=0, le=100)
-    lr_scale: float = Field(5e-4, gt=0, le=100)
-    lr_projector: float = Field(0.0, ge=0, le=100)
+    lr_lora: float = Field(1e-4, gt=0, le=1e30)
+    lr_injector: float = Field(3e-5, gt=0, le=1e30)
+    lr_scale: float = Field(5e-4, gt=0, le=1e30)
+    lr_projector: float = Field(0.0, ge=0, le=1e30)
     warmup: float = Field(0.15, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0, le=100)
-    clip: float = Field(1.0, gt=0, le=1e6)
+    weight_decay: float = Field(0.0, ge=0, le=1e30)
+    clip: float = Field(1.0, gt=0, le=1e30)
     alone: ClassVar[bool] = False
     losses: dict[str, Weight] = {"cosine": 0.05, "info_nce": 1e-3, "bag_of_words": 0.1, "usage_contrast": 0.05}
     usage_every: int = Field(3, ge=1, le=MANY)
@@ -269,7 +269,7 @@ class StageC(Injection):
     """
 
     examples: int = Field(0, ge=0, le=MANY)
-    lr_projector: float = Field(1e-5, gt=0, le=100)
+    lr_projector: float = Field(1e-5, gt=0, le=1e30)
 
 
 class Verbatim(_Section):

@@ -40,8 +40,8 @@ Section = Literal["models", "languages"]
 SECTIONS = ("default", "models", "languages")
 LOCK_SECONDS = 30.0
 """How long ``edit`` waits for another process that is changing the same file."""
-MAX_DOWNLOAD = 1 << 44
-"""Bytes; 16 TB, more than any model."""
+MAX_DOWNLOAD = 1 << 60
+"""Bytes: what a count of them can be at all."""
 NEW = "# Laid over the registry that comes with LLINK; `llink languages` and `llink models` list the result.\n"
 
 

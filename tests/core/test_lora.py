@@ -104,7 +104,7 @@ def smaller(folder: Path) -> None:
     tensors = {k: v for k, v in load_file(folder / LORA).items() if "q_proj" in k or "down_proj" in k}
     cut = {k: v[:2] if "lora_A" in k else v[:, :2] for k, v in tensors.items()}
     save_file({k: v.contiguous() for k, v in cut.items()}, folder / LORA)
-    rehash(folder)
+    rehash(folder, "km")
 
 
 def test_adapters_of_different_rank_in_one_batch(
@@ -138,7 +138,7 @@ def test_a_bad_lora_is_refused_before_anything_is_swapped(
     else:
         tensors[key].view(-1)[3] = float("nan")
     save_file(tensors, folder / LORA)
-    rehash(folder)
+    rehash(folder, "km")
     for change in (engine.replace, engine.add):
         with pytest.raises(LlinkError, match=r"\[E310\]"):
             change("km", folder)

@@ -159,7 +159,8 @@ def test_signature_tells_features_apart(models: Models) -> None:
 @pytest.mark.parametrize("name", ["xlm_roberta", "gemma3", "chatml_llama", "llama3"])
 def test_markup_in_a_text_is_plain_text(cached: Callable[[str], Any], name: str, mark: str) -> None:
     subject = cached(name)
-    special = {i for i, t in subject.tokenizer.added_tokens_decoder.items() if t.special}
+    added = subject.tokenizer.added_tokens_decoder.items()
+    special = {i for i, t in added if t.special or t.content in MARKUP}  # Gemma does not flag all that are no text
     assert len(special) >= 4
     for text in (mark, f"ទឹក{mark}water", f"{mark}{mark} {mark}", f"{mark[:3]}{mark}{mark[3:]}"):
         ids = subject.tokenize(text) if isinstance(subject, Decoder) else subject._ids(text)
