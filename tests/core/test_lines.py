@@ -52,7 +52,7 @@ def alone(engine: Engine, sentences: Sequence[str]) -> list[str]:
     ],
 )
 def test_what_needs_no_reading(text: str, note: str) -> None:
-    found = unread(text, plugins.languages().values())
+    found = unread(text, [spoken for code, spoken in plugins.languages().items() if code != "mul"])
     assert found is not None
     assert (found.output, found.note) == (text, note)
 

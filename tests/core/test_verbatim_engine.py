@@ -74,7 +74,7 @@ def test_adapter_that_denies_its_channel_is_refused(adapter: Path, engine: Engin
     manifest = json.loads((copy / MANIFEST).read_text())
     (copy / MANIFEST).write_text(json.dumps(manifest | {"verbatim": 0}))
     with pytest.raises(LlinkError, match=r"\[E311\].*another prompt"):
-        engine.add("am", copy)
+        engine.add("km", copy)
 
 
 def test_the_values_stand_behind_the_slots(engine: Engine) -> None:

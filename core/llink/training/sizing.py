@@ -153,6 +153,10 @@ def device(name: str, peak: float | None = None, memory: float | None = None) ->
     return replace(found, memory=memory) if memory else found
 
 
+WITH_POOLER = ("bert", "roberta", "xlm-roberta")
+"""Encoders with a trained layer on top of CLS, which no backend reads."""
+
+
 def config_of(choice: ModelChoice) -> tuple[dict[str, Any], int | None]:
     """The ``config.json`` of a model, and the layer its backend stops at; nothing is fetched.
 
@@ -164,7 +168,9 @@ def config_of(choice: ModelChoice) -> tuple[dict[str, Any], int | None]:
     from llink.store import models_folder
 
     known = yaml.safe_load(Path(__file__).with_name("sizes.yaml").read_text(encoding="utf-8"))
-    layer = choice.options.get("layer", known.get(choice.name, {}).get("layer"))
+    layer, pooled = (choice.options.get(key, known.get(choice.name, {}).get(key)) for key in ("layer", "pooled_layer"))
+    if layer is not None and pooled is not None:
+        layer = max(layer, pooled)
     for place in (Path(choice.name).expanduser(), models_folder() / choice.name):
         if (place / "config.json").is_file():
             try:
@@ -196,7 +202,9 @@ def build_blank(choice: ModelChoice, role: str, device: str = "meta", dtype: tor
     try:
         config = AutoConfig.for_model(**raw)
         with torch.device(device):
-            model: Any = (AutoModel if role == "encoder" else AutoModelForCausalLM).from_config(config, dtype=dtype)
+            reads = role == "encoder"
+            extra = {"add_pooling_layer": False} if reads and config.model_type in WITH_POOLER else {}
+            model: Any = (AutoModel if reads else AutoModelForCausalLM).from_config(config, dtype=dtype, **extra)
     except (TypeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise LlinkError("E232", f"No model can be made of the config of '{choice.name}': {reason}.") from error
