@@ -43,7 +43,7 @@ class Bridge(nn.Module):
         space: Space = "decoder",
     ) -> None:
         super().__init__()
-        self.config = {
+        self.config: dict[str, Any] = {
             "encoder_size": encoder_size,
             "decoder_size": decoder_size,
             "projector": projector.model_dump(),

