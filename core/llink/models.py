@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
+WITH_POOLER = ("bert", "roberta", "xlm-roberta")
+"""Model types with a trained layer on top of CLS, which nothing here reads: made without it, it is neither held nor counted."""
 
 
 def load_encoder(name: str, device: str = "cpu", dtype: torch.dtype | str | None = None, **options: Any) -> Encoder:

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from llink.errors import LlinkError, unknown_name
 from llink.interfaces import Encoded, Encoder
+from llink.models import WITH_POOLER
 from llink.quiet import no_report
 from llink_plugins.huggingface.tokens import load_tokenizer, plain_ids
-
-WITH_POOLER = ("bert", "roberta", "xlm-roberta")
-"""Architectures with a trained layer on top of CLS, which nothing here reads."""
 
 
 class HuggingFaceEncoder(Encoder):

@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from llink.bridge import Bridge
 from llink.errors import LlinkError, unknown_name
 from llink.interfaces import ATTENTION_AND_MLP
+from llink.models import WITH_POOLER
 from llink.recipe import Injection, ModelChoice, Recipe
 from llink.training.estimate import FINAL_DEV, TRAINED_BYTES
 from llink.training.features import BATCH_TOKENS
@@ -151,10 +152,6 @@ def device(name: str, peak: float | None = None, memory: float | None = None) ->
     if peak:
         found = replace(found, bf16=peak if found.bf16 else None, fp32=peak)
     return replace(found, memory=memory) if memory else found
-
-
-WITH_POOLER = ("bert", "roberta", "xlm-roberta")
-"""Encoders with a trained layer on top of CLS, which no backend reads."""
 
 
 def config_of(choice: ModelChoice) -> tuple[dict[str, Any], int | None]:
