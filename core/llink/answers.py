@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llink.engine import Engine
 
 AUTO = "auto"
-_OF_ONE_TEXT = frozenset({"E502", "E503", "E504", "E508", "E510", "E511"})
+_OF_ONE_TEXT = frozenset({"E502", "E503", "E504", "E508", "E509", "E510", "E511"})
 """Errors that say something of a text; any other would come with the next text too."""
 _OF_ONE_LANGUAGE = _OF_ONE_TEXT | {"E301"}
 """The same where each text may be in another language."""

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
+from variants import variant
 
 from llink import Engine
 from llink.adapter import pair_name
@@ -273,3 +274,26 @@ def test_a_document_keeps_its_structure(answers: dict[str, str], tmp_path: Path)
     llink("translate", "--file", page, "--out", out, *SHORT)
     made = out.read_text("utf-8").replace("\\", "")
     assert made == f"# {answers[KHMER[0]]}\n\n- {answers[KHMER[1]]}\n- `code`\n"
+
+
+def test_the_shared_adapter_reads_a_language_without_its_own_and_is_said_once(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny encoder has no tokens for Arabic letters: that line alone is refused."""
+    shutil.copytree(home, tmp_path / "home")
+    adapters = tmp_path / "home" / "adapters"
+    [own] = (adapters / "km").iterdir()
+    variant(own, adapters / "mul" / own.name, "mul", 3)
+    shutil.rmtree(adapters / "km")
+    monkeypatch.setenv("LLINK_HOME", str(tmp_path / "home"))
+    file = written(tmp_path, [KHMER[0], "أحب تعلم اللغة الإنجليزية.", "Dear Sir,", KHMER[1]])
+    done = llink("translate", "--file", file, "--json", *SHORT, status=1)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["adapter"] for row in rows] == ["mul", None, None, "mul"]
+    assert [row["language"] for row in rows] == ["km", None, None, "km"]
+    assert [bool(row["output"]) for row in rows] == [True, False, True, True]
+    assert "[E509]" in rows[1]["error"]
+    assert rows[2]["note"] == "Latin letters"
+    assert done.stderr.count("shared adapter (mul)") == 1
+    asked = llink("translate", KHMER[0], "--language", "mul", *SHORT)
+    assert "shared adapter" not in asked.stderr
