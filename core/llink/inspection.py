@@ -79,7 +79,7 @@ class DataCounts:
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedReading:
     """The shared adapter on pairs that it was not trained on.
 
     Attributes:
@@ -108,7 +108,7 @@ class Report:
     encoder_tokens: Fragmentation
     decoder_tokens: Fragmentation
     zero_shot: dict[str, float]
-    shared: Shared | None
+    shared: SharedReading | None
     """What the shared adapter makes of the same pairs; None where there is none for this pair of models."""
     verdict: Verdict
     data: DataCounts
@@ -166,7 +166,7 @@ def inspect(language: Language, recipe: Recipe, data: Path, pairs: int = LOOKED_
     )
 
 
-def shared_reading(rows: Sequence[Pair], name: str, encoder: Encoder, decoder: Decoder) -> Shared | None:
+def shared_reading(rows: Sequence[Pair], name: str, encoder: Encoder, decoder: Decoder) -> SharedReading | None:
     """Retrieve and translate with the shared adapter, as a user of the language would get it today.
 
     Args:
@@ -216,7 +216,7 @@ def shared_reading(rows: Sequence[Pair], name: str, encoder: Encoder, decoder: D
     examples = [
         {"text": p.foreign, "english": p.english, "answer": answer} for p, answer in zip(few, said, strict=True)
     ]
-    return Shared(found["r1"], score, len(few), examples[:3])
+    return SharedReading(found["r1"], score, len(few), examples[:3])
 
 
 def find_pairs(language: Language, recipe: Recipe, data: Path, limit: int) -> tuple[str, list[Pair]]:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from variants import variant
 
 from llink import Engine, LlinkError, plugins
@@ -122,56 +122,38 @@ def test_training_says_what_the_languages_own_adapter_adds(
     assert f"dev: {said}" in capsys.readouterr().out.replace(f"{found['gain']:.2f} ", "")
 
 
-def test_inspect_says_what_it_makes_of_a_language(
-    encoder_folder: str, decoder_folder: str, install, tmp_path: Path
-) -> None:
+@pytest.fixture
+def inspect(encoder_folder: str, decoder_folder: str, tmp_path: Path):
+    """``llink inspect CODE`` on the tiny pair, without data: exit status and output."""
+
+    def run(code: str, *more: str) -> Result:
+        pair = ["--encoder", encoder_folder, "--decoder", decoder_folder, "--pairs", "6", "--data", str(tmp_path)]
+        return CliRunner().invoke(main, ["inspect", code, *pair, *more])
+
+    return run
+
+
+def test_inspect_says_what_it_makes_of_a_language(inspect, install) -> None:
     install(SHARED)
-    asked = [
-        "inspect",
-        "km",
-        "--encoder",
-        encoder_folder,
-        "--decoder",
-        decoder_folder,
-        "--data",
-        str(tmp_path),
-        "--pairs",
-        "6",
-    ]
-    done = CliRunner().invoke(main, [*asked, "--json"])
+    done = inspect("km", "--json")
     assert done.exit_code == 0, done.output
     report = json.loads(done.output[done.output.index("{") :])
     assert report["shared"]["answered"] == 6
     assert 0 <= report["shared"]["r1"] <= 1
-    told = CliRunner().invoke(main, asked)
-    assert "The shared adapter reads it already: R@1" in told.output
+    assert "The shared adapter reads it already: R@1" in inspect("km").output
 
 
-def test_inspect_knows_languages_without_a_plugin(encoder_folder: str, decoder_folder: str, tmp_path: Path) -> None:
-    asked = [
-        "inspect",
-        "th",
-        "--encoder",
-        encoder_folder,
-        "--decoder",
-        decoder_folder,
-        "--data",
-        str(tmp_path),
-        "--pairs",
-        "6",
-    ]
-    done = CliRunner().invoke(main, asked)
+def test_inspect_knows_languages_without_a_plugin(inspect) -> None:
+    done = inspect("th")
     assert done.exit_code == 0, done.output
     assert "Thai (th), recipe none: 6 pairs of names of countries (CLDR)" in done.output
     assert "The shared adapter" not in done.output
 
 
-def test_inspect_without_a_pair_to_look_at(encoder_folder: str, decoder_folder: str, tmp_path: Path) -> None:
+def test_inspect_without_a_pair_to_look_at(inspect) -> None:
     """CLDR knows no name of a country in Assyrian."""
-    asked = ["inspect", "aii", "--encoder", encoder_folder, "--decoder", decoder_folder, "--data", str(tmp_path)]
-    assert "[E201] Unknown language 'aii'" in CliRunner().invoke(main, asked).output
+    assert "[E201] Unknown language 'aii'" in inspect("aii").output
 
 
-def test_inspect_of_no_language(tmp_path: Path) -> None:
-    done = CliRunner().invoke(main, ["inspect", "qqq", "--data", str(tmp_path)])
-    assert "[E201]" in done.output
+def test_inspect_of_no_language(inspect) -> None:
+    assert "[E201]" in inspect("qqq").output

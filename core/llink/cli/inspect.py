@@ -14,7 +14,7 @@ from llink.errors import LlinkError
 from llink.interfaces import Language
 
 if TYPE_CHECKING:
-    from llink.inspection import Report, Shared
+    from llink.inspection import Report, SharedReading
     from llink.recipe import Recipe
 
 IDLE = 0.6
@@ -151,7 +151,7 @@ def text(report: Report) -> str:
     )
 
 
-def shared_text(shared: Shared) -> str:
+def shared_text(shared: SharedReading) -> str:
     """What a user of the language gets today."""
     lines = [f"  {e['text']}\n    -> {e['answer']}\n     ({e['english']})" for e in shared.examples]
     told = f"The shared adapter reads it already: R@1 {shared.r1:.3f}, chrF++ {shared.chrf:.1f} on {shared.answered} texts."
