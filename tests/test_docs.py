@@ -35,6 +35,17 @@ def test_readme_opens_with_the_two_commands() -> None:
     assert commands[:2] == FIRST_COMMANDS
 
 
+def test_readme_is_read_in_a_few_minutes() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 900
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))])
+def test_links_lead_somewhere(page: str) -> None:
+    here = ROOT / page
+    targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", here.read_text("utf-8"))
+    assert [t for t in targets if not (here.parent / t).exists()] == []
+
+
 def codes_raised() -> set[str]:
     """Every error code in the code: the strings that are a code and nothing else."""
     nodes = (node for path in modules(*CODE) for node in ast.walk(ast.parse(path.read_text("utf-8"))))
