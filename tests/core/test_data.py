@@ -152,7 +152,12 @@ def test_filters_are_counted(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", rows)
     read = train(tmp_path, min_words=2, max_chars=10)
     assert [p.foreign for p in read.rows] == ["ក", "ខ"]
-    assert read.skipped == {"duplicates": 1, "under 2 English words": 2, "over 10 characters": 1}
+    assert read.skipped == {
+        "duplicates": 1,
+        "under 2 English words": 1,
+        "without text": 1,
+        "over 10 characters": 1,
+    }
 
 
 def test_too_little_to_train_on(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from llink import plugins
 from llink.data.files import lines, written
 from llink.errors import LlinkError
 from llink.interfaces import Broken, PairReader
+from llink.progress import track
 from llink.recipe import Data
 
 BROKEN = "broken"
@@ -175,27 +176,37 @@ def training_pairs(data: Data, root: Path, normalise: Callable[[str], str]) -> P
     chosen = Pairs()
     kept = _Sample(data.max_pairs)
     dev = held_out(data, root, normalise)
-    for source in data.train:
-        read = Pairs()
-        for raw in _pairs(read, source, root, data.columns):
-            pair = Pair(normalise(raw.english), normalise(raw.foreign), raw.source, raw.licence)
-            if not pair.foreign or len(pair.english.split()) < data.min_words:
-                chosen.skip(f"under {data.min_words} English words")
-            elif len(pair.foreign) > data.max_chars:
-                chosen.skip(f"over {data.max_chars} characters")
-            elif share(raw.english) >= data.sample.get(pair.source, 1.0):
-                chosen.skip("not sampled")
-            elif same_words(pair.english) in dev:
-                chosen.skip("in a dev set")
-            elif not kept.add(pair):
-                chosen.skip("duplicates")
-        for reason, count in read.skipped.items():
-            chosen.skipped[reason] = chosen.skipped.get(reason, 0) + count
-        chosen.first_bad += read.first_bad
+    with track("Reading pairs", None, "pairs") as advance:
+        for source in data.train:
+            read = Pairs()
+            for raw in _pairs(read, source, root, data.columns):
+                advance(1)
+                if reason := _left_out(raw, data, dev, kept, normalise):
+                    chosen.skip(reason)
+            for reason, count in read.skipped.items():
+                chosen.skipped[reason] = chosen.skipped.get(reason, 0) + count
+            chosen.first_bad += read.first_bad
     chosen.rows = kept.pairs()
     if len(chosen.rows) < 2:
         raise LlinkError("E211", f"Training needs at least two pairs: {chosen.summary()}.")
     return chosen
+
+
+def _left_out(raw: Pair, data: Data, dev: set[str], kept: _Sample, normalise: Callable[[str], str]) -> str:
+    """Why a pair is not trained on; empty where it is, and ``kept`` has it. The dearest question, normalising, comes last."""
+    if share(raw.english) >= data.sample.get(raw.source, 1.0):
+        return "not sampled"
+    english = normalise(raw.english)
+    if len(english.split()) < data.min_words:
+        return f"under {data.min_words} English words"
+    if same_words(english) in dev:
+        return "in a dev set"
+    foreign = normalise(raw.foreign)
+    if not foreign:
+        return "without text"
+    if len(foreign) > data.max_chars:
+        return f"over {data.max_chars} characters"
+    return "" if kept.add(Pair(english, foreign, raw.source, raw.licence)) else "duplicates"
 
 
 class _Sample:
@@ -257,13 +268,16 @@ def held_out(data: Data, root: Path, normalise: Callable[[str], str]) -> set[str
     Raises:
         LlinkError: E210 when a file, or anything like a pattern, is missing.
     """
-    held = {same_words(p.english) for name in data.dev for p in dev_pairs(data, root, name, normalise).rows}
+    sources = [file.partition("#")[::2] for file in data.dev.values()]
     for pattern in data.hold_out:
         found = sorted(root.glob(pattern)) or [source_file(pattern, root)]
-        for path in found:
-            pairs = read_pairs(str(path.relative_to(root)), root, data.columns)
-            held.update(same_words(normalise(p.english)) for p in pairs.rows)
-    return held
+        sources += [(str(path.relative_to(root)), "") for path in found]
+    return {
+        same_words(normalise(pair.english))
+        for file, only in dict.fromkeys(sources)
+        for pair in read_pairs(file, root, data.columns).rows
+        if not only or pair.source == only
+    }
 
 
 def same_words(english: str) -> str:
