@@ -19,6 +19,14 @@ OF_TRAINING = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "megatron_core", "peft_version", "revision",
 }  # fmt: skip
 """Keys that say nothing about what is computed."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "bias": ("none",),
+    "init_lora_weights": (True, "gaussian"),  # ways to begin that leave the base as it is
+    "peft_type": ("LORA",),
+    "qalora_group_size": (16,),
+    "task_type": ("CAUSAL_LM",),
+}
+"""Values that change nothing, of the keys in what PEFT writes."""
 
 
 class _Served(BaseModel):
@@ -63,20 +71,18 @@ def read_lora_config(folder: Path) -> LoraShape:
         if where == "target_modules" and isinstance(raw.get(where), str):
             raise _other(folder, "target_modules is a pattern") from None
         raise LlinkError("E310", f"Adapter {folder}: {LORA_CONFIG}: {where}: {first['msg']}.") from None
-    neutral = _neutral()
     for key, value in (served.model_extra or {}).items():
-        if value and key not in OF_TRAINING and value not in neutral.get(key, ()):
+        if value and key not in OF_TRAINING and value not in NEUTRAL.get(key, ()) and value not in _defaults(key):
             raise _other(folder, f"{key[:100]} is {str(value)[:100]}")
     scaling = served.lora_alpha / (served.r**0.5 if served.use_rslora else served.r)
     return LoraShape(served.r, tuple(served.target_modules), scaling)
 
 
-def _neutral() -> dict[str, tuple[Any, ...]]:
-    """Values beside none, false and empty that change nothing: PEFT's defaults, and ways to begin that leave the base be."""
+def _defaults(key: str) -> tuple[Any, ...]:
+    """PEFT's own default of a key that we do not know. It takes seconds to import: adapters of our own need it never."""
     from peft import LoraConfig
 
-    simple = {f.name: (f.default,) for f in fields(LoraConfig) if f.default is not MISSING}
-    return {**simple, "peft_type": ("LORA",), "task_type": ("CAUSAL_LM",), "init_lora_weights": (True, "gaussian")}
+    return tuple(f.default for f in fields(LoraConfig) if f.name == key and f.default is not MISSING)
 
 
 def _other(folder: Path, what: str) -> LlinkError:
