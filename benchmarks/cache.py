@@ -97,8 +97,8 @@ def measure(model: str, folder: str, pairs: int) -> dict[str, float]:
     """Fill an empty cache with both sides of ``pairs`` pairs, then read from it; in a process of its own."""
     import torch
 
-    from llink.models import load_encoder
-    from llink.training.features import FeatureCache
+    from llink.features.cache import FeatureCache
+    from llink.store.models import load_encoder
 
     torch.set_num_threads(1)
     encoder = Clocked(load_encoder(model, dtype="float32", layer=1))

@@ -20,17 +20,17 @@ from common import arguments, figure, report
 from torch import Tensor
 from transformers import LlamaConfig, XLMRobertaConfig
 
-from llink.bridge import Bridge
+from llink.adapter.bridge import Bridge
+from llink.adapter.prompt import TASKS, build
 from llink.cli.names import named_recipe
+from llink.features.cache import BATCH_TOKENS, FeatureCache
+from llink.features.teacher import TeacherEncoder
 from llink.interfaces import Decoder, Encoded, Encoder
-from llink.prompt import TASKS, build
 from llink.recipe import ModelChoice, Recipe, load_recipe
 from llink.training import sizing
-from llink.training.features import BATCH_TOKENS, FeatureCache
 from llink.training.sizing import Lengths, build_blank
 from llink.training.stage_a import AlignmentData, train_stage_a
 from llink.training.stage_b import Example, add_lora, train_stage_b
-from llink.training.teacher import TeacherEncoder
 
 RECIPE = "km/paper"
 FOREIGN, ENGLISH = 48, 24

@@ -11,8 +11,8 @@ from typing import Any
 from common import arguments, clocked, figure, report, samples, three_languages
 
 from llink import Engine
-from llink.prompt import TASKS, build
-from llink.reading import answer_prompts
+from llink.adapter.prompt import TASKS, build
+from llink.adapter.slots import answer_prompts
 
 TASK = "summarize"
 WAYS = ("raw", "slots, cold", "slots, cached")

@@ -10,7 +10,7 @@ from peft import PeftModel
 from peft.utils.hotswap import hotswap_adapter
 
 from llink import Engine
-from llink.models import load_decoder
+from llink.store.models import load_decoder
 
 
 def main() -> None:

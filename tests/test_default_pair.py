@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from llink.engine import Engine
-from llink.evaluation.ranks import retrieval_metrics
+from llink.adapter.slots import target_losses
+from llink.features.teacher import TeacherEncoder
 from llink.home import home
-from llink.reading import target_losses
 from llink.recipe import Teacher
-from llink.training.teacher import TeacherEncoder
+from llink.serving.engine import Engine
+from llink.training.ranks import retrieval_metrics
 from llink_khmer.samples import SAMPLES
 
 pytestmark = pytest.mark.real

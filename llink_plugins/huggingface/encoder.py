@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from llink.errors import LlinkError, unknown_name
 from llink.interfaces import Encoded, Encoder
-from llink.models import WITH_POOLER
-from llink.quiet import no_report
+from llink.progress import no_report
+from llink.store.models import WITH_POOLER
 from llink_plugins.huggingface.tokens import load_tokenizer, plain_ids
 
 

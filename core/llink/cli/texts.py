@@ -16,12 +16,12 @@ import click
 from llink.cli.lines import count, in_chunks, lines_of, read_whole
 from llink.cli.options import adapter_option
 from llink.cli.out import opened
-from llink.documents import is_document
 from llink.errors import LlinkError
+from llink.serving.documents import is_document
 
 if TYPE_CHECKING:
-    from llink.answers import Answer
-    from llink.engine import Engine
+    from llink.serving.answers import Answer
+    from llink.serving.engine import Engine
 
 BATCH = 16
 AUTO = "auto"
@@ -107,10 +107,10 @@ def run(
         LlinkError: E501 unknown task, E201 unknown language, E505 no text, E508 unreadable file, E301 unknown adapter,
             E218/E540 for ``out``, those of the engine, and what is wrong with a single TEXT.
     """
-    from llink.answers import answer_all
+    from llink.adapter.prompt import instruction_for
     from llink.cli.names import selected
-    from llink.prompt import instruction_for
-    from llink.registry import load_registry
+    from llink.serving.answers import answer_all
+    from llink.store.registry import load_registry
 
     if resume and out is None:
         raise click.UsageError("--resume needs --out.")
@@ -152,8 +152,8 @@ def whole_document(file: Path, out: Path | None, answer: Callable[[Sequence[str]
     Raises:
         LlinkError: E218 where ``out`` exists, E508 unreadable file, E541 damaged document.
     """
-    from llink.documents import parse
     from llink.home import atomic_write
+    from llink.serving.documents import parse
 
     if out is not None and out.exists():
         raise LlinkError("E218", f"{out} exists.", "Give another --out, or delete it.")
@@ -182,7 +182,7 @@ class _Loader:
     def __call__(self, languages: Sequence[str]) -> Engine:
         from llink import plugins
         from llink.cli.names import adapter_path
-        from llink.engine import Engine
+        from llink.serving.engine import Engine
 
         if self.engine is None:
             self.engine = Engine.load(device=self.device)
@@ -204,8 +204,8 @@ class Tally:
 
     def take(self, answers: list[Answer], what: str = "Line") -> list[Answer]:
         """Count the answers to the next lines, and give them back."""
-        from llink.shared import SHARED
-        from llink.unread import BLANK
+        from llink.adapter.shared import SHARED
+        from llink.language.unread import BLANK
 
         for answer in answers:
             self.counts["lines"] += 1

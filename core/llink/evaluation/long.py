@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
+from llink.adapter.prompt import TASKS, Prompt
 from llink.data.pairs import Pair
 from llink.errors import LlinkError
 from llink.evaluation.base import UNREADABLE, Evaluator, Metrics, Result, Skip, Subject, mean, prediction
 from llink.evaluation.baselines import baseline_answers, readers
 from llink.interfaces import Language
 from llink.progress import track
-from llink.prompt import TASKS, Prompt
 
 PAGES = 8
 SENTENCES = 20
@@ -150,7 +150,7 @@ def warnings(metrics: Metrics) -> list[str]:
 def sentences(rows: Sequence[Pair], language: Language, seed: int) -> list[Pair]:
     """At most ``PAGES`` times ``SENTENCES`` pairs, drawn by seed: single sentences of a length that adapters are trained
     on, no text twice."""
-    from llink.engine import LONG
+    from llink.serving.engine import LONG
 
     found: dict[str, Pair] = {}
     for pair in {p.foreign: p for p in rows}.values():
@@ -259,7 +259,7 @@ def usage_gaps(subject: Subject, pages: Sequence[Page]) -> dict[tuple[int, int],
     """
     import torch
 
-    from llink.reading import target_losses
+    from llink.adapter.slots import target_losses
 
     engine = subject.engine
     decoder, bridge = engine.decoder, engine.resident(subject.code).bridge

@@ -8,11 +8,11 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from llink.adapter.prompt import TASKS, build
+from llink.adapter.slots import filled
 from llink.data.pairs import Pair
 from llink.evaluation.base import Evaluator, Result, Subject, mean, prediction
 from llink.progress import track
-from llink.prompt import TASKS, build
-from llink.reading import filled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

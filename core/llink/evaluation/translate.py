@@ -6,12 +6,12 @@ import importlib.util
 import re
 from collections.abc import Sequence
 
+from llink.adapter.prompt import TASKS, build
 from llink.data.pairs import Pair
 from llink.evaluation.base import Evaluator, Metrics, Result, Subject, mean, prediction
 from llink.evaluation.baselines import baseline_answers, readers
 from llink.interfaces import Language
-from llink.prompt import TASKS, build
-from llink.text import script_counts
+from llink.language.text import script_counts
 
 PAIRS = 40
 COMET = "Unbabel/wmt22-comet-da"

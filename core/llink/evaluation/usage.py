@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from llink.adapter.prompt import TASKS
 from llink.data.pairs import Pair
 from llink.errors import LlinkError
 from llink.evaluation.base import Evaluator, Metrics, Result, Subject, mean, prediction
 from llink.progress import track
-from llink.prompt import TASKS
 
 if TYPE_CHECKING:
-    from llink.bridge import Bridge
+    from llink.adapter.bridge import Bridge
 
 PAIRS = 200
 BATCH = 16
@@ -40,7 +40,7 @@ class Usage(Evaluator):
     def __call__(self, subject: Subject, rows: Sequence[Pair]) -> Result:
         import torch
 
-        from llink.reading import in_batches, target_losses
+        from llink.adapter.slots import in_batches, target_losses
         from llink.training.warm_start import features
 
         rows = subject.first(rows, PAIRS)
