@@ -23,6 +23,7 @@ from llink.home import home
 from llink.interfaces import Language
 from llink.recipe import validate
 from llink.training.run import train
+from llink_khmer import SAMPLES
 
 TEXT, PLAIN = "រោងចក្រអគ្គិសនីនេះផលិតបាន ៣០ MW។", "ខ្ញុំសុខសប្បាយ។"
 VALUES = ["30 MW"]
@@ -118,18 +119,19 @@ class Counted:
 
 def test_a_new_text_is_looked_at_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """On its way to its answer: tokenised by the encoder, searched for values, its language found."""
-    engine.generate(PLAIN, **SHORT)  # what is counted below is the text's alone
+    texts = [sample.foreign for sample in SAMPLES[20:23]]
+    engine.generate(PLAIN, **SHORT)  # what is counted below is the texts' alone
     tokenizer, verbatim = Counted(engine.encoder.tokenizer), Counted(Language.verbatim)
     by_name, by_script = Counted(plugins.language), Counted(shared.detect)
     monkeypatch.setattr(engine.encoder, "tokenizer", tokenizer)
     monkeypatch.setattr(Language, "verbatim", lambda *args: verbatim(*args))
     monkeypatch.setattr(plugins, "language", by_name)
     monkeypatch.setattr(shared, "detect", by_script)
-    assert engine.generate(f"{PLAIN[:-1]} 17។", "km", **SHORT)
+    assert engine.generate(texts[0], "km", **SHORT)
     assert (tokenizer.calls, verbatim.calls, by_name.calls, by_script.calls) == (1, 1, 1, 0)
-    assert engine.generate(f"{PLAIN[:-1]} 18។", **SHORT)
+    assert engine.generate(texts[1], **SHORT)
     assert (tokenizer.calls, verbatim.calls, by_name.calls, by_script.calls) == (2, 2, 1, 1)
-    assert engine.generate(f"{PLAIN[:-1]} 19។", task="qa", **SHORT)
+    assert engine.generate(texts[2], task="qa", **SHORT)
     assert (tokenizer.calls, verbatim.calls, by_name.calls, by_script.calls) == (3, 3, 1, 2)
 
 

@@ -28,7 +28,8 @@ def has_adapter(wanted: Selected, encoder: str, decoder: str) -> bool:
 
 def has_shared(encoder: str, decoder: str) -> bool:
     """Whether there is a shared adapter for this pair of models."""
-    return SHARED in plugins.languages() and has_adapter(plugins.select(SHARED), encoder, decoder)
+    spoken = plugins.languages().get(SHARED)
+    return spoken is not None and has_adapter(Selected(spoken), encoder, decoder)
 
 
 def language_of(text: str, shared: bool) -> Language:

@@ -153,9 +153,10 @@ class Reader:
         """
         if len(text) > MAX_CHARS:
             raise LlinkError(
-                "E511", f"The text has {len(text):,} characters; {MAX_CHARS:,} is the limit.",
+                "E511",
+                f"The text has {len(text):,} characters; {MAX_CHARS:,} is the limit.",
                 "Pass it sentence by sentence, one a line.",
-            )  # fmt: skip
+            )
         _refuse_blank(text)
         if language == AUTO:
             wanted = self.detect(text)
@@ -163,7 +164,7 @@ class Reader:
             wanted = plugins.select(language)
             check_script(text, wanted.language)
         own = bool(wanted.adapter) or str(wanted) in self._shelf.sources or self.pair.has(wanted)
-        return wanted if own or not self.pair.has_shared() else plugins.select(SHARED)
+        return wanted if own or not self.pair.has_shared() else Selected(plugins.languages()[SHARED])
 
     def detect(self, text: str) -> Selected:
         """The language that a text is written in; E502/E503 where script and detectors do not decide."""
@@ -378,11 +379,14 @@ class Reader:
             read = [piece for own in of_holder for piece in own if piece.passing is None]
             slots |= {(holder, p.key): made for p, made in zip(read, self.slots(read, holder), strict=True)}
         return [
-            [self._row_of(group, resident, slots, options) for group in ([[p] for p in own] if options.by_sentence else [own])]
+            [
+                self._row_of(group, resident, slots, options)
+                for group in ([[p] for p in own] if options.by_sentence else [own])
+            ]
             if resident
             else [self._bare(text, options)]
             for text, resident, own in zip(texts, residents, cut, strict=True)
-        ]  # fmt: skip
+        ]
 
     def _bare(self, text: str, options: TaskOptions) -> Row:
         with self.pair.wording:
