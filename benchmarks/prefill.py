@@ -38,8 +38,7 @@ def main() -> None:
     code = options.language
     with tempfile.TemporaryDirectory() as folder:
         engine, found, note = three_languages(Path(folder))
-        cold = Engine(engine.decoder, engine.encoder.name, device=engine.device, cache_bytes=0)
-        cold._encoder = engine.encoder  # one copy of it is enough
+        cold = Engine(engine.decoder, engine.encoder, device=engine.device, cache_bytes=0)
         cold.add(code, found[code])
         decoder, resident = engine.decoder, engine.resident(code)
         width = decoder.embedding_matrix().element_size()
@@ -63,7 +62,7 @@ def main() -> None:
                     took = clocked(act)
                     if turn:  # the first turn warms up
                         times[way].append(took)
-                passages = len(engine._segments(text, resident))
+                passages = len(engine.reader.pieces(text, resident))
                 sizes["raw"].append(len(raw.ids))
                 sizes["slots"].append(
                     len(build(decoder, TASKS[TASK], slots=resident.bridge.slots, passages=passages).ids)

@@ -38,8 +38,8 @@ from llink.adapter.scoring import answer_losses
 from llink.adapter.slots import filled, generate, in_batches, pad_left
 from llink.language.text import script_counts
 from llink.progress import track
+from llink.serving.chat import Foreign
 from llink.serving.engine import Engine
-from llink.serving.passages import Foreign
 
 NEW_TOKENS = 128
 
@@ -141,9 +141,10 @@ class LlinkLM(LM):
             if isinstance(part, str) or self.raw:
                 ids += decoder.tokenize(part if isinstance(part, str) else part.text)
                 continue
-            own, read = self.engine.passages(self._pieces(part.text), str(self.chosen))
-            ids += own
-            slots += [read] if read is not None else []
+            reader, resident = self.engine.reader, self.engine.resident(self.chosen)
+            pieces = reader.whole(self._pieces(part.text), resident)
+            ids += reader.subject(pieces, resident)
+            slots += reader.slots(pieces, resident)
         prompt = converse(decoder, [("system", decoder.tokenize(SYSTEM)), ("user", ids)])
         device = decoder.embedding_matrix().device
         return filled(decoder, prompt, torch.cat(slots).to(device) if slots else None, device)

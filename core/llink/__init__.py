@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llink.errors import LlinkError
+    from llink.serving.chat import Foreign
     from llink.serving.engine import Engine
-    from llink.serving.passages import Foreign
 
 __version__ = "0.1.0"
 __all__ = ["Engine", "Foreign", "LlinkError", "__version__"]
@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
 
         return LlinkError
     if name == "Foreign":
-        from llink.serving.passages import Foreign
+        from llink.serving.chat import Foreign
 
         return Foreign
     raise AttributeError(f"module 'llink' has no attribute '{name}'")

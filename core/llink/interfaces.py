@@ -48,16 +48,24 @@ class Encoder(ABC):
     """Everything that decides the features (fingerprint, layer, pooling, limit): the cache key."""
 
     @abstractmethod
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text's own tokens, before any truncation."""
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of encoder tokens of each text, before any truncation."""
+        return [len(tokens) for tokens in self.tokenize(texts)]
 
     def known_share(self, text: str) -> float:
         """Share of a text's characters that the tokenizer has tokens for, white space left out; 1 where it cannot say."""
         return 1.0
 
-    @abstractmethod
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Encode B texts without gradients; text beyond ``max_tokens`` is cut off."""
+        return self.encode_tokens(self.tokenize(texts))
+
+    @abstractmethod
+    def encode_tokens(self, tokens: Sequence[Sequence[int]]) -> Encoded:
+        """As ``encode``, of the tokens of B texts as ``tokenize`` gives them."""
 
 
 class Decoder(ABC):

@@ -176,11 +176,13 @@ def language(code_or_name: str) -> Language:
     raise unknown_name("E201", "language", code_or_name, names)
 
 
-def select(name: str) -> Selected:
+def select(name: str | Selected) -> Selected:
     """``CODE`` or ``CODE@NAME``, a language as ``language`` knows it and one of its adapters; E201 for the language.
 
     Whether there is such an adapter is for ``llink.adapter.files.find_adapter`` to say.
     """
+    if isinstance(name, Selected):
+        return name
     code, _, adapter = name.partition("@")
     return Selected(language(code if adapter.strip() else name), adapter.strip())
 

@@ -194,13 +194,13 @@ def test_compiled(encoder_folder: str, decoder_folder: str, tiny_adapters: dict[
         for code in ("km", "am"):
             engine.add(code, tiny_adapters[code])
     plain, compiled = (
-        [e.generate(texts, languages=["km", "am", None], max_new_tokens=4) for _ in "12"] for e in engines
+        [e.generate(texts, language=["km", "am", None], max_new_tokens=4) for _ in "12"] for e in engines
     )
     assert compiled == plain
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert graphs
     engines[1].add("my", tiny_adapters["my"])
     for code, text in (("am", texts[1]), ("km", texts[0])):
-        plain, compiled = (e.generate([text] * 3, languages=[code, None, code], max_new_tokens=4) for e in engines)
+        plain, compiled = (e.generate([text] * 3, language=[code, None, code], max_new_tokens=4) for e in engines)
         assert compiled == plain
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs  # no graph is made anew for an adapter

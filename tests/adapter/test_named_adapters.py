@@ -62,7 +62,7 @@ def test_two_adapters_of_a_language_are_resident_at_once(engine: Engine) -> None
     assert own != paper
     assert engine.languages == ("km", "km@paper")
     # In one batch, as each alone; and in every other way that a language can be given.
-    assert engine.generate(KHMER[:2] * 2, languages=["km", "km", "km@paper", "khmer@paper"], **SHORT) == [
+    assert engine.generate(KHMER[:2] * 2, language=["km", "km", "km@paper", "khmer@paper"], **SHORT) == [
         *own[:2],
         *paper[:2],
     ]

@@ -47,12 +47,12 @@ def test_a_language_without_an_adapter_of_its_own_is_read_by_the_shared_one(engi
     with pytest.raises(LlinkError, match=r"\[E301\]"):
         engine.generate(KHMER, max_new_tokens=4)
     install(SHARED)
-    assert engine.reader(KHMER) == engine.reader(KHMER, "km") == SHARED
+    assert engine.adapter_of(KHMER) == engine.adapter_of(KHMER, "km") == SHARED
     shared = engine.generate(KHMER, max_new_tokens=4)
     assert shared == engine.generate(KHMER, SHARED, max_new_tokens=4)
     assert engine.languages == (SHARED,)
     install("km")
-    assert engine.reader(KHMER) == "km"
+    assert engine.adapter_of(KHMER) == "km"
     engine.generate(KHMER, max_new_tokens=4)
     assert engine.languages == (SHARED, "km")
     assert engine.generate(KHMER, SHARED, max_new_tokens=4) == shared
@@ -61,17 +61,17 @@ def test_a_language_without_an_adapter_of_its_own_is_read_by_the_shared_one(engi
 def test_a_script_without_a_language_goes_through_it_too(engine: Engine, install) -> None:
     for text in (ARABIC, HINDI):
         with pytest.raises(LlinkError, match=r"\[E503\]"):
-            engine.reader(text)
+            engine.adapter_of(text)
     install(SHARED)
-    assert [engine.reader(text) for text in (ARABIC, HINDI, "Me gusta aprender inglés.")] == [SHARED] * 3
+    assert [engine.adapter_of(text) for text in (ARABIC, HINDI, "Me gusta aprender inglés.")] == [SHARED] * 3
 
 
 @pytest.mark.parametrize("text", ["I like learning English.", "Dear Sir,", "OK"])
 def test_english_is_not_taken_for_a_foreign_language(engine: Engine, install, text: str) -> None:
     install(SHARED)
     with pytest.raises(LlinkError, match=r"\[E503\]"):
-        engine.reader(text)
-    assert engine.reader(text, SHARED) == SHARED  # unless one says so
+        engine.adapter_of(text)
+    assert engine.adapter_of(text, SHARED) == SHARED  # unless one says so
 
 
 @pytest.mark.parametrize(

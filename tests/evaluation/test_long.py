@@ -13,6 +13,7 @@ from sacrebleu.metrics import CHRF
 from taught import Taught, pairs
 
 from llink import Engine, plugins
+from llink.adapter.prompt import MAX_SLOTS
 from llink.cli import main
 from llink.data.pairs import Pair
 from llink.evaluation import evaluator
@@ -31,7 +32,6 @@ from llink.evaluation.long import (
 from llink.features.cache import FeatureCache
 from llink.home import home
 from llink.recipe import validate
-from llink.serving.engine import MAX_SLOTS
 from llink.training.run import train
 from llink_khmer import SAMPLES
 
@@ -145,13 +145,13 @@ def test_gap_is_that_of_one_passage(subject: Subject) -> None:
     gaps = usage_gaps(subject, pages)
     place = len(page.pieces) // 2
     bridge = engine.resident("km").bridge
-    own = [engine.slots([piece], "km")[0] for piece in page.pieces]
+    own = engine.reader.slots(page.pieces, engine.resident("km"))
     without = [bridge.none(1, len(slots))[0] if n == place else slots for n, slots in enumerate(own)]
     target = [token for tokens in page.tokens for token in tokens]
     start = sum(map(len, page.tokens[:place]))
     here = slice(start, start + len(page.tokens[place]))
     with engine.using("km"), torch.inference_mode():
-        prompt = engine.prompt(INSTRUCTION, "km", page.pieces)
+        prompt = engine.reader.prompt(INSTRUCTION, engine.resident("km"), page.pieces)
         right, zero = (
             target_losses(engine.decoder, prompt, torch.cat(slots)[None], [target])[0, here] for slots in (own, without)
         )

@@ -34,12 +34,15 @@ class Counting(Encoder):
         self.inner, self.seen = inner, []
         self.signature, self.max_tokens, self.hidden_size = inner.signature, inner.max_tokens, inner.hidden_size
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self.inner.count_tokens(texts)
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.inner.tokenize(texts)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         self.seen += texts
-        return self.inner.encode(texts)
+        return super().encode(texts)
+
+    def encode_tokens(self, tokens: Sequence[Sequence[int]]) -> Encoded:
+        return self.inner.encode_tokens(tokens)
 
 
 @pytest.fixture

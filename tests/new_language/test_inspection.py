@@ -77,14 +77,15 @@ class Reader(Encoder):
         self.meanings = list(meanings)
         self.read: list[str] = []
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return [1] * len(texts)
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """One token a text: its meaning, negative (and one less) where it is foreign."""
+        numbers = [self.meanings.index(text.removeprefix("F ")) for text in texts]
+        return [[~n if text.startswith("F ") else n] for n, text in zip(numbers, texts, strict=True)]
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
+    def encode_tokens(self, tokens: Sequence[Sequence[int]]) -> Encoded:
+        texts = [f"F {self.meanings[~n]}" if n < 0 else self.meanings[n] for [n] in tokens]
         self.read += texts
-        pooled = torch.stack([
-            self.vectors[self.meanings.index(text.removeprefix("F "))] + 50 * text.startswith("F ") for text in texts
-        ])  # fmt: skip
+        pooled = torch.stack([self.vectors[max(n, ~n)] + 50 * (n < 0) for [n] in tokens])
         return Encoded(pooled[:, None], torch.ones(len(texts), 1, dtype=torch.bool), pooled)
 
 

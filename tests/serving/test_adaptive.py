@@ -19,6 +19,7 @@ from llink.data.pairs import Pair
 from llink.evaluation.run import evaluate
 from llink.plugins import injectors, language
 from llink.recipe import InjectorChoice, ProjectorChoice, Verbatim, validate
+from llink.serving.reader import Piece
 from llink.store.models import load_decoder
 from llink.training.examples import Batches
 from llink.training.run import longer, train
@@ -110,13 +111,18 @@ def test_nested_steps_take_every_number() -> None:
         assert {slots_of_step(Bridge(injector=choice, **sizes), 9, 17, step) for step in range(50)} == {own}
 
 
+def passages(engine: Engine, texts: list[str]) -> list[Piece]:
+    return engine.reader.passages(texts, engine.resident("km"))
+
+
 def test_an_adapter_has_the_slots_that_a_text_needs(engine: Engine, adapter: Path) -> None:
     tokens = dict(zip(KHMER, engine.encoder.count_tokens(KHMER), strict=True))
     short, long = min(tokens, key=tokens.__getitem__), max(tokens, key=tokens.__getitem__)
     assert (tokens[short] + 2) // 3 < 6 < tokens[long]
     for text in (short, long):
         own = max(2, min(6, -(-tokens[text] // 3)))
-        prompt, slots = engine.prompt(TASKS["translate"], "km", text), engine.slots([text], "km")
+        slots = engine.slots([text], "km")
+        prompt = engine.reader.prompt(TASKS["translate"], engine.resident("km"), passages(engine, [text]))
         assert prompt.slots == slots.shape[1] == own
         with torch.inference_mode(), engine.using("km"):
             embeds = filled(engine.decoder, prompt, slots[0], slots.device)[None]
@@ -130,11 +136,12 @@ def test_an_adapter_has_the_slots_that_a_text_needs(engine: Engine, adapter: Pat
 def test_an_engine_may_give_fewer(engine: Engine, encoder_folder: str, decoder_folder: str, adapter: Path) -> None:
     few = Engine.load(encoder_folder, decoder_folder, device="cpu", dtype="float32", max_slots=4)
     few.add("km", adapter)
-    assert few.counts(KHMER, "km") == [min(4, k) for k in engine.counts(KHMER, "km")]
-    own = dict(zip(KHMER, engine.counts(KHMER, "km"), strict=True))
+    own = {text: piece.k for text, piece in zip(KHMER, passages(engine, KHMER), strict=True)}
+    assert [piece.k for piece in passages(few, KHMER)] == [min(4, k) for k in own.values()]
     long = max(own, key=own.__getitem__)
     assert own[long] == 6
-    assert few.prompt("x", "km", long).slots == few.slots([long], "km").shape[1] == 4
+    prompt = few.reader.prompt("x", few.resident("km"), passages(few, [long]))
+    assert prompt.slots == few.slots([long], "km").shape[1] == 4
     # Not the first rows of what there would be more of: fewer queries share out the whole text.
     assert not torch.equal(few.slots([long], "km")[0], engine.slots([long], "km")[0, :4])
     few.close()
@@ -152,12 +159,12 @@ def test_an_evaluation_with_fewer(raw: dict[str, Any], pairs_folder: Path, adapt
 
 
 def test_passages_of_different_lengths_in_one_prompt(engine: Engine) -> None:
-    ids, slots = engine.passages(KHMER[:4], "km")
+    pieces, resident = passages(engine, KHMER[:4]), engine.resident("km")
+    slots = engine.reader.slots(pieces, resident)
     each = [engine.slots([text], "km")[0] for text in KHMER[:4]]
     assert len({len(own) for own in each}) > 1
-    assert slots is not None
-    torch.testing.assert_close(slots, torch.cat(each))
-    assert ids.count(SLOT) == len(slots)
+    torch.testing.assert_close(torch.cat(slots), torch.cat(each))
+    assert engine.reader.subject(pieces, resident).count(SLOT) == sum(map(len, slots))
     assert engine.generate("\n".join(KHMER[:4]), "km", task="title", **SHORT)
 
 

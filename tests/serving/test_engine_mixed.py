@@ -41,9 +41,9 @@ def test_mixed_is_one_at_a_time(engine: Engine) -> None:
     alone = [engine.generate(text, code, **SHORT) for text, code in zip(texts, codes, strict=True)]
     assert len(set(alone)) > 10  # or the order would not show
     before = engine.stats()["batches"]
-    assert engine.generate(texts, languages=codes, **SHORT) == alone
+    assert engine.generate(texts, language=codes, **SHORT) == alone
     assert engine.stats()["batches"] == before + 3
-    assert engine.generate(tuple(texts), languages=tuple(codes), **SHORT) == alone
+    assert engine.generate(tuple(texts), language=tuple(codes), **SHORT) == alone
 
 
 def test_each_language_has_its_own_adapter(engine: Engine) -> None:
@@ -52,7 +52,7 @@ def test_each_language_has_its_own_adapter(engine: Engine) -> None:
     alone = {code: engine.generate(text, code, **SHORT) for code in ("km", "am", "my")}
     assert len(set(alone.values())) == 3
     order = ["my", "km", "am", "my", "am", "km"]
-    assert engine.generate([text] * 6, languages=order, **SHORT) == [alone[code] for code in order]
+    assert engine.generate([text] * 6, language=order, **SHORT) == [alone[code] for code in order]
 
 
 @pytest.mark.parametrize(
@@ -61,16 +61,16 @@ def test_each_language_has_its_own_adapter(engine: Engine) -> None:
 def test_options_that_mixed_rows_share(engine: Engine, options: dict[str, Any]) -> None:
     texts, codes = rows(9)
     alone = [engine.generate(text, code, **SHORT, **options) for text, code in zip(texts, codes, strict=True)]
-    assert engine.generate(texts, languages=codes, **SHORT, **options) == alone
+    assert engine.generate(texts, language=codes, **SHORT, **options) == alone
 
 
 def test_auto_goes_text_by_text(engine: Engine) -> None:
     texts = [KHMER[0], "ሰላም ነው", "မင်္ဂလာပါ", KHMER[1]]
     expected = [engine.generate(t, c, **SHORT) for t, c in zip(texts, ("km", "am", "my", "km"), strict=True)]
     assert engine.generate(texts, **SHORT) == expected
-    assert engine.generate(texts, languages="auto", **SHORT) == expected
+    assert engine.generate(texts, language="auto", **SHORT) == expected
     with engine.using("my"):
-        assert engine.generate(texts, languages=["auto" if i == 2 else c for i, c in enumerate(("km", "am", "", "km"))],
+        assert engine.generate(texts, language=["auto" if i == 2 else c for i, c in enumerate(("km", "am", "", "km"))],
                                **SHORT) == expected  # fmt: skip
 
 
@@ -81,14 +81,14 @@ def test_instructions_and_long_texts_in_one_batch(engine: Engine) -> None:
         alone = [
             engine.generate(text, code, **wanted, **SHORT) for text, code in zip(texts, ("km", "am", "km"), strict=True)
         ]
-        assert engine.generate(texts, languages=["km", "am", "km"], **wanted, **SHORT) == alone
+        assert engine.generate(texts, language=["km", "am", "km"], **wanted, **SHORT) == alone
     with pytest.raises(LlinkError, match=r"\[E511\].*passages of 564 slots in all.*would be left out"):
         engine.generate(("ភាសាខ្មែរ" * 15 + "។") * 141, "km", task="qa", **SHORT)
 
 
 def test_as_many_languages_as_texts(engine: Engine) -> None:
     with pytest.raises(LlinkError, match=r"\[E516\] There are 2 texts and 3 languages"):
-        engine.generate(KHMER[:2], languages=["km", "km", None])
+        engine.generate(KHMER[:2], language=["km", "km", None])
 
 
 def test_bare_rows_are_bit_for_bit_untouched(engine: Engine, decoder_folder: str) -> None:
@@ -105,7 +105,7 @@ def test_bare_rows_are_bit_for_bit_untouched(engine: Engine, decoder_folder: str
         with engine.using(code):
             assert hashed(engine.decoder) != wanted
         assert hashed(engine.decoder) == wanted
-    engine.generate(*rows(12)[:1], languages=rows(12)[1], **SHORT)
+    engine.generate(*rows(12)[:1], language=rows(12)[1], **SHORT)
     assert hashed(engine.decoder) == wanted
     with engine._switch.using([None, lora, None, lora]), torch.inference_mode():
         mixed = engine.decoder.model(ids).logits

@@ -124,7 +124,7 @@ def test_adapters_come_and_go_under_load(
                 m = draw.randrange(8)
                 (first, other), current = timeline.during(
                     code,
-                    lambda c=code, n=n, m=m: engine.generate([TEXTS[c][n], ENGLISH[m]], languages=[c, None], **SHORT),
+                    lambda c=code, n=n, m=m: engine.generate([TEXTS[c][n], ENGLISH[m]], language=[c, None], **SHORT),
                 )
                 wrong += other != bare[m] or first not in {truth[code, v, n] for v in current}
             else:

@@ -105,7 +105,8 @@ def test_two_and_three_short_sentences_on_a_line(engine: Engine) -> None:
 
 
 def test_other_tasks_read_a_short_text_whole(engine: Engine) -> None:
-    assert engine.pieces(THREE, "km") == [plugins.language("km").normalise(THREE)]
+    [piece] = engine.reader.pieces(THREE, engine.resident("km"))
+    assert piece.text == plugins.language("km").normalise(THREE)
 
 
 def test_what_needs_no_reading_within_a_text_stays_in_its_place(engine: Engine) -> None:

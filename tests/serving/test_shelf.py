@@ -123,7 +123,7 @@ def test_a_mixed_batch_of_more_languages_than_fit(
         engine = filled(load, tiny_adapters, max_resident=room)
         codes = ["my", None, "km", "am", "my", "km"]
         texts = [TEXT[code] if code else "Hello" for code in codes]
-        got = engine.generate(texts, languages=codes, **SHORT)
+        got = engine.generate(texts, language=codes, **SHORT)
         assert [got[i] for i in (0, 2, 3, 4, 5)] == [answers[codes[i]] for i in (0, 2, 3, 4, 5)]
         assert got[1] == engine.generate("Hello", None, **SHORT)
         assert len(engine.languages) == room
@@ -175,7 +175,7 @@ def test_installed_over_while_it_is_read(
     load: Callable[..., Engine], tiny_adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Never the bridge of one adapter with the LoRA of another."""
-    import llink.serving.engine as module
+    import llink.serving.frozen as module
 
     place = tmp_path / "home" / "adapters" / "km" / pair_name("xlm_roberta", "chatml_llama")
     shutil.copytree(tiny_adapters["km"], place)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from llink import Engine, LlinkError, plugins
+from llink.adapter import shared
 from llink.adapter.files import MANIFEST, read_manifest
 from llink.adapter.prompt import SYSTEM, TASKS, beside, build, channel, converse, subject
 from llink.adapter.slots import filled, generate_ids
@@ -19,8 +20,10 @@ from llink.evaluation.base import Subject
 from llink.evaluation.exact import sentences
 from llink.features.cache import FeatureCache
 from llink.home import home
+from llink.interfaces import Language
 from llink.recipe import validate
 from llink.training.run import train
+from llink_khmer import SAMPLES
 
 TEXT, PLAIN = "រោងចក្រអគ្គិសនីនេះផលិតបាន ៣០ MW។", "ខ្ញុំសុខសប្បាយ។"
 VALUES = ["30 MW"]
@@ -78,11 +81,14 @@ def test_adapter_that_denies_its_channel_is_refused(adapter: Path, engine: Engin
 
 
 def test_the_values_stand_behind_the_slots(engine: Engine) -> None:
+    resident = engine.resident("km")
     for text, values in ((TEXT, VALUES), (PLAIN, [])):
         plain = build(engine.decoder, TASKS["qa"], slots=4)
         whole = beside(plain, line(engine, values))
-        assert engine.prompt(TASKS["qa"], "km", text) == whole
-        assert engine.prompt(TASKS["qa"], "km") == plain
+        read = engine.reader.passages([text], resident)
+        assert engine.reader.prompt(TASKS["qa"], resident, read) == whole
+        assert engine.reader.prompt(TASKS["qa"], resident, read, verbatim=False) == plain
+        assert engine.reader.prompt(TASKS["qa"], resident) == plain
         assert engine.generate(text, "km", task="qa", **SHORT) == by_hand(engine, whole, text)
         assert engine.generate(text, "km", task="qa", verbatim=False, **SHORT) == by_hand(engine, plain, text)
     assert engine.generate(TEXT, "km", **SHORT) != engine.generate(TEXT, "km", verbatim=False, **SHORT)
@@ -90,17 +96,49 @@ def test_the_values_stand_behind_the_slots(engine: Engine) -> None:
 
 def test_each_passage_has_its_own_line(engine: Engine) -> None:
     long = f"{PLAIN}\n" + TEXT * 9
-    pieces = engine._segments(long, engine.resident("km"))
+    pieces = [piece.text for piece in engine.reader.pieces(long, engine.resident("km"))]
     assert len(pieces) > 1
     kept = [line(engine, VALUES if "MW" in piece else []) for piece in pieces]
     prompt = build(engine.decoder, TASKS["qa"], slots=4, passages=len(pieces), kept=kept)
     assert engine.generate(long, "km", task="qa", **SHORT) == by_hand(engine, prompt, *pieces)
 
 
+class Counted:
+    """A callable that counts its calls, with all else that it has."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.calls = inner, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        self.calls += 1
+        return self.inner(*args, **named)
+
+
+def test_a_new_text_is_looked_at_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On its way to its answer: tokenised by the encoder, searched for values, its language found."""
+    texts = [sample.foreign for sample in SAMPLES[20:23]]
+    engine.generate(PLAIN, **SHORT)  # what is counted below is the texts' alone
+    tokenizer, verbatim = Counted(engine.encoder.tokenizer), Counted(Language.verbatim)
+    by_name, by_script = Counted(plugins.language), Counted(shared.detect)
+    monkeypatch.setattr(engine.encoder, "tokenizer", tokenizer)
+    monkeypatch.setattr(Language, "verbatim", lambda *args: verbatim(*args))
+    monkeypatch.setattr(plugins, "language", by_name)
+    monkeypatch.setattr(shared, "detect", by_script)
+    assert engine.generate(texts[0], "km", **SHORT)
+    assert (tokenizer.calls, verbatim.calls, by_name.calls, by_script.calls) == (1, 1, 1, 0)
+    assert engine.generate(texts[1], **SHORT)
+    assert (tokenizer.calls, verbatim.calls, by_name.calls, by_script.calls) == (2, 2, 1, 1)
+    assert engine.generate(texts[2], task="qa", **SHORT)
+    assert (tokenizer.calls, verbatim.calls, by_name.calls, by_script.calls) == (3, 3, 1, 2)
+
+
 def test_with_and_without_channel_in_one_batch(engine: Engine) -> None:
     texts, codes = [TEXT, f"မင်္ဂလာပါ {TEXT}", PLAIN, f"မင်္ဂလာပါ {PLAIN}", "Hello"], ["km", "my", "km", "my", None]
     alone = [engine.generate(text, code, **SHORT) for text, code in zip(texts, codes, strict=True)]
-    assert engine.generate(texts, languages=codes, **SHORT) == alone
+    assert engine.generate(texts, language=codes, **SHORT) == alone
     assert engine.generate(texts[1], "my", verbatim=False, **SHORT) == alone[1]
 
 
@@ -118,7 +156,7 @@ def test_digits_of_what_retells_a_text_are_those_of_its_values(engine: Engine) -
     assert digits(PLAIN, task="keypoints")
     assert digits(PLAIN, instruction=TASKS["translate"])
     assert "".join(engine.stream(TEXT, "km", **options)) == engine.generate(TEXT, "km", **options)
-    with_my = engine.generate([TEXT, PLAIN, "မင်္ဂလာပါ"], languages=["km", "km", "my"], **options)
+    with_my = engine.generate([TEXT, PLAIN, "မင်္ဂလာပါ"], language=["km", "km", "my"], **options)
     assert with_my == [engine.generate(t, c, **options) for t, c in ((TEXT, "km"), (PLAIN, "km"), ("မင်္ဂလာပါ", "my"))]
 
 

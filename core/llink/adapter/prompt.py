@@ -28,6 +28,8 @@ KEEP = "\nKeep: "
 """Opens the line of the verbatim channel."""
 NOTHING = "none"
 """What the channel says of a text without such values; an absent line says nothing about them."""
+MAX_SLOTS = 512
+"""Slots that one prompt may have."""
 SLOT = -1
 """Stands in ``Prompt.ids`` where a slot goes; no token has this id."""
 

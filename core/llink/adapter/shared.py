@@ -5,6 +5,7 @@ from __future__ import annotations
 from llink import plugins
 from llink.adapter.files import find_adapter
 from llink.errors import LlinkError
+from llink.interfaces import Language
 from llink.language.script import detect
 from llink.language.text import script_counts
 from llink.plugins import Selected
@@ -27,23 +28,24 @@ def has_adapter(wanted: Selected, encoder: str, decoder: str) -> bool:
 
 def has_shared(encoder: str, decoder: str) -> bool:
     """Whether there is a shared adapter for this pair of models."""
-    return SHARED in plugins.languages() and has_adapter(plugins.select(SHARED), encoder, decoder)
+    spoken = plugins.languages().get(SHARED)
+    return spoken is not None and has_adapter(Selected(spoken), encoder, decoder)
 
 
-def language_of(text: str, shared: bool) -> str:
-    """Code of the language that a text is in; ``mul`` where no installed language is its own and ``shared`` may read it.
+def language_of(text: str, shared: bool) -> Language:
+    """The language that a text is in; ``mul`` where no installed language is its own and ``shared`` may read it.
 
     Raises:
         LlinkError: E502/E503 as ``llink.language.script.detect``; with ``shared`` only for a text without letters, and for one in
             Latin letters that seems to be English.
     """
     try:
-        return detect(text, plugins.languages()).code
+        return detect(text, plugins.languages())
     except LlinkError:
         counts = script_counts(text)
         if not shared or not counts or (set(counts) == {LATIN} and seems_english(text)):
             raise
-    return SHARED
+    return plugins.languages()[SHARED]
 
 
 def seems_english(text: str) -> bool:

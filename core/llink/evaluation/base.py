@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from llink.adapter.prompt import TASKS
+from llink.adapter.prompt import TASKS, Prompt
 from llink.data.pairs import Pair
 from llink.errors import LlinkError
 from llink.interfaces import Language
@@ -101,6 +101,12 @@ class Subject:
     def verbatim(self) -> int:
         """Tokens of the adapter's verbatim channel, 0 where it has none."""
         return self.engine.resident(self.code).manifest.verbatim
+
+    def prompts(self, rows: Sequence[Pair], task: str = "translate") -> list[Prompt]:
+        """The prompt of a task about each foreign text, as one passage."""
+        reader, resident = self.engine.reader, self.engine.resident(self.code)
+        pieces = reader.passages([p.foreign for p in rows], resident)
+        return [reader.prompt(TASKS[task], resident, [piece]) for piece in pieces]
 
     def answers(
         self, rows: Sequence[Pair], task: str = "translate", tokens: int = ANSWER_TOKENS, *, verbatim: bool = True

@@ -51,7 +51,7 @@ class Translate(Evaluator):
             metrics[f"bleu {name}"] = bleu.corpus_score(answers, [references]).score
         decoder = subject.engine.decoder
         bare = len(build(decoder, TASKS["translate"], slots=1).ids) - 1
-        prompts = [subject.engine.prompt(TASKS["translate"], subject.code, p.foreign) for p in rows]
+        prompts = subject.prompts(rows)
         tokens = mean(len(prompt.ids) - bare for prompt in prompts)
         raw_tokens = mean(len(decoder.tokenize(p.foreign)) for p in rows)
         metrics |= {

@@ -111,7 +111,7 @@ class _Together(TeacherEncoder):
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         if any(text not in self.made for text in texts):
-            states = teacher_states(self.decoder, self.teachers, texts, self.max_tokens)
+            states = teacher_states(self.decoder, self.teachers, self.tokenize(texts), self.max_tokens)
             self.made.update({text: [of[i] for of in states] for i, text in enumerate(texts)})
         return self.encoded(torch.stack([self.made[text][self.number] for text in texts]))
 

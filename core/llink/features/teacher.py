@@ -34,11 +34,11 @@ class TeacherEncoder(Encoder):
         self.hidden_size, self.max_tokens, self.fingerprint = decoder.hidden_size, max_tokens, decoder.fingerprint
         self.signature = f"{decoder.fingerprint}|teacher|{teacher.layer}|{teacher.position}|max={max_tokens}"
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return [len(self.decoder.tokenize(text)) for text in texts]
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.decoder.tokenize(text) for text in texts]
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
-        [pooled] = teacher_states(self.decoder, [self.teacher], texts, self.max_tokens)
+    def encode_tokens(self, tokens: Sequence[Sequence[int]]) -> Encoded:
+        [pooled] = teacher_states(self.decoder, [self.teacher], tokens, self.max_tokens)
         return self.encoded(pooled)
 
     def encoded(self, pooled: Tensor) -> Encoded:
@@ -55,11 +55,11 @@ def depth(decoder: Decoder) -> int:
 
 @torch.inference_mode()
 def teacher_states(
-    decoder: Decoder, teachers: Sequence[Teacher], texts: Sequence[str], max_tokens: int = 256
+    decoder: Decoder, teachers: Sequence[Teacher], tokens: Sequence[Sequence[int]], max_tokens: int = 256
 ) -> list[Tensor]:
-    """What each of the teachers says of the texts, ``[B, D]`` a teacher, from one pass of the decoder."""
+    """What each of the teachers says of B texts, given as the decoder's tokens: ``[B, D]`` a teacher, from one pass."""
     table = decoder.embedding_matrix().detach()
-    ids = [torch.tensor(decoder.tokenize(text)[:max_tokens], device=table.device) for text in texts]
+    ids = [torch.tensor(row[:max_tokens], device=table.device) for row in tokens]
     rows = [decoder.embed(row) for row in ids]
     lengths = torch.tensor([len(row) for row in rows], device=table.device)
     if any(teacher.position == "reserved" for teacher in teachers):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llink import plugins
-from llink.adapter.shared import SHARED, has_shared
-from llink.adapter.shared import language_of as found_language
+from llink.adapter.shared import SHARED, has_shared, language_of
 from llink.errors import LlinkError
 from llink.language.script import check_script
 from llink.language.unread import unread
+from llink.plugins import Selected
 from llink.store.registry import load_registry
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def answer_all(
         if language != AUTO
         else [spoken for code, spoken in plugins.languages().items() if shared or code != SHARED]
     )
-    left: dict[int, tuple[str, str]] = {}
+    left: dict[int, tuple[str, Selected]] = {}
     for number, text in enumerate(texts):
         if isinstance(text, LlinkError):
             answers[number] = Answer("", error=text)
@@ -74,7 +74,7 @@ def answer_all(
             answers[number] = Answer(text, found.output, note=found.note)
         else:
             try:
-                left[number] = (text, language_of(text, language, shared))
+                left[number] = (text, selected_for(text, language, shared))
             except LlinkError as error:
                 answers[number] = Answer(text, error=error)
     # Texts of like length share a batch and end at about the same time.
@@ -82,20 +82,22 @@ def answer_all(
     alone = _OF_ONE_LANGUAGE if language == AUTO else _OF_ONE_TEXT
     outputs = _outputs(engine, [left[number] for number in order], alone, options)
     for number, output in zip(order, outputs, strict=True):
-        text, code = left[number]
+        text, wanted = left[number]
         if isinstance(output, LlinkError):
             answers[number] = Answer(text, error=output)
         else:
-            answers[number] = Answer(text, output, code, engine([code]).reader(text, code))
+            read_by = engine([str(wanted)]).adapter_of(text, wanted)
+            answers[number] = Answer(text, output, str(wanted), read_by)
     return [answers[number] for number in range(len(texts))]
 
 
-def language_of(text: str, language: str, shared: bool) -> str:
-    """The code that a text is read by; E502/E503 where its language is not found, E504 where it is not the one named."""
+def selected_for(text: str, language: str, shared: bool) -> Selected:
+    """What a text is read by; E502/E503 where its language is not found, E504 where it is not the one named."""
     if language == AUTO:
-        return found_language(text, shared)
-    check_script(text, plugins.select(language).language)
-    return language
+        return Selected(language_of(text, shared))
+    wanted = plugins.select(language)
+    check_script(text, wanted.language)
+    return wanted
 
 
 def _pair() -> tuple[str, str]:
@@ -105,16 +107,16 @@ def _pair() -> tuple[str, str]:
 
 def _outputs(
     engine: Callable[[Sequence[str]], Engine],
-    rows: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[str, Selected]],
     alone: frozenset[str],
     options: dict[str, Any],
 ) -> list[str | LlinkError]:
     """Of texts with their languages; where one is refused, which is before anything is decoded, halves are tried."""
     if not rows:
         return []
-    texts, codes = [text for text, _ in rows], [code for _, code in rows]
+    texts, wanted = [text for text, _ in rows], [own for _, own in rows]
     try:
-        return [*engine(codes).generate(texts, languages=codes, **options)]
+        return [*engine(list(map(str, wanted))).generate(texts, wanted, **options)]
     except LlinkError as error:
         if error.code not in alone:
             raise

@@ -2,63 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
 import threading
-import time
 import weakref
-from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from itertools import accumulate, islice
-from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any, overload
-
-import torch
-from jinja2 import TemplateError
-from torch import Tensor
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, overload
 
 from llink import plugins
-from llink.adapter.files import MANIFEST, adapter_roots, check, check_language, find_adapter, load_bridge, read_manifest
-from llink.adapter.lora import Lora, LoraSwitch
-from llink.adapter.prompt import Prompt, build, channel, converse, instruction_for, subject
-from llink.adapter.shared import SHARED, has_adapter, has_shared, language_of
-from llink.adapter.slots import filled
-from llink.errors import LlinkError, unknown_name
-from llink.features.cache import BATCH_TOKENS, token_batches
+from llink.adapter.lora import LoraSwitch
+from llink.errors import LlinkError
 from llink.interfaces import Decoder, Encoder
-from llink.language.script import check_script
-from llink.language.text import normalise, script_counts
-from llink.language.unread import BLANK, LATIN, unread, with_marks
 from llink.plugins import Selected
-from llink.serving.constrained import RETELLING, Known, known
-from llink.serving.passages import Foreign, turns
-from llink.serving.scheduler import QUEUE, Request, Row, Scheduler, closed
-from llink.serving.shelf import BoundedCache, Resident, Shelf, Source
-from llink.store.models import load_decoder, load_encoder, pick_device
+from llink.serving import chat, vectors
+from llink.serving.frozen import FrozenPair
+from llink.serving.reader import AUTO, Asked, Reader, TaskOptions
+from llink.serving.scheduler import QUEUE, Row, Scheduler, Terms
+from llink.serving.shelf import AdapterSource, Resident, Shelf
+from llink.serving.stream import streamed
+from llink.store.models import load_decoder, pick_device
 from llink.store.registry import load_registry
 
-MAX_CHARS = 20_000
-"""Longer text is refused: it is a document, and the slots hold a sentence or two."""
-LONG = 256
-"""Characters; adapters are trained on text up to here. Longer text becomes several passages of K slots; what is
-translated goes sentence by sentence whatever its length."""
-MAX_SLOTS = 512
-"""Slots that one prompt may have."""
-KNOWN = 0.5
-"""Share of a text's characters that the encoder must have tokens for, where the shared adapter reads it."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
 BATCH = 16
-AUTO = "auto"
-OPTIONS = (
-    "bad_words_ids", "begin_suppress_tokens", "do_sample", "early_stopping", "epsilon_cutoff", "eta_cutoff",
-    "exponential_decay_length_penalty", "length_penalty", "min_new_tokens", "min_p", "no_repeat_ngram_size", "num_beams",
-    "renormalize_logits", "repetition_penalty", "sequence_bias", "suppress_tokens", "temperature", "top_k", "top_p",
-    "typical_p",
-)  # fmt: skip
-"""Options of transformers' ``generate`` that a request may bring; the others are the engine's to set."""
+Named = str | Selected | None
+"""A language by code or name, ``CODE@NAME``, ``auto``; None for the bare decoder."""
 
 
 class Engine:
@@ -77,6 +48,9 @@ class Engine:
         cache_bytes: how much is kept of the encoder's features of recent texts, and as much again of their slots.
         max_queue: texts that may wait for the decoder.
         max_slots: how many slots a passage may get, from adapters whose number of slots is adaptive: fewer are quicker.
+
+    Attributes:
+        reader: texts as the decoder gets them: their pieces, slots and prompts.
     """
 
     def __init__(
@@ -92,20 +66,13 @@ class Engine:
         max_queue: int = QUEUE,
         max_slots: int | None = None,
     ) -> None:
-        self.decoder = decoder
-        self.device = device
-        self._encoder = None if isinstance(encoder, str) else encoder
-        self._encoder_name = encoder if isinstance(encoder, str) else encoder.name
-        self._dtype = dtype
-        self._max_slots = max_slots
-        self._shelf = Shelf(max_resident, max_bytes)
+        self.decoder, self.device = decoder, device
+        self._pair = FrozenPair(decoder, encoder, device, dtype)
+        self._shelf = Shelf(self._pair.open, max_resident, max_bytes)
+        self.reader = Reader(self._pair, self._shelf, cache_bytes, max_slots)
         self._switch = LoraSwitch(decoder)
         self._scheduler = Scheduler(decoder, self._switch, batch=BATCH, queue=max_queue)
-        self._features, self._slots = BoundedCache(cache_bytes), BoundedCache(cache_bytes)
-        self._default: ContextVar[str | None] = ContextVar("language", default=AUTO)
-        # Tokenizers are not safe in several threads, and a text that two threads ask for is encoded once. An adapter
-        # is never waited for under one of these locks, because reading it takes both.
-        self._encoding, self._wording = threading.RLock(), threading.RLock()
+        self._default: ContextVar[Selected | str | None] = ContextVar("language", default=AUTO)
         # The decoder may live on without the engine.
         weakref.finalize(self, self._switch.close).atexit = False
 
@@ -136,8 +103,7 @@ class Engine:
             LlinkError: E1xx when a model cannot be had, E507 for an unusable device, E519 when the decoder cannot be
                 had with this attention.
         """
-        default = load_registry().default
-        place = pick_device(device)
+        default, place = load_registry().default, pick_device(device)
         options = {"attn_implementation": attn_implementation} if attn_implementation else {}
         try:
             model = load_decoder(decoder or default.decoder, device=place, dtype=dtype, **options)
@@ -150,8 +116,7 @@ class Engine:
             ) from error
         engine = cls(model, encoder or default.encoder, device=place, dtype=dtype, **limits)
         if compile:
-            backend = compile if isinstance(compile, str) else "inductor"
-            model.model.compile(dynamic=True, backend=backend)
+            model.model.compile(dynamic=True, backend=compile if isinstance(compile, str) else "inductor")
         return engine
 
     # The shelf
@@ -159,20 +124,14 @@ class Engine:
     @property
     def encoder(self) -> Encoder:
         """The frozen encoder; loaded on first use."""
-        return self._load_encoder({})
-
-    def _load_encoder(self, options: Mapping[str, Any]) -> Encoder:
-        with self._encoding:
-            if self._encoder is None:
-                self._encoder = load_encoder(self._encoder_name, device=self.device, dtype=self._dtype, **options)
-            return self._encoder
+        return self._pair.encoder
 
     @property
     def languages(self) -> tuple[str, ...]:
         """Codes (``CODE@NAME`` of named ones) of the resident adapters, the one that would leave first in front."""
         return tuple(self._shelf)
 
-    def add(self, language: str, adapter: Source = None) -> None:
+    def add(self, language: str | Selected, adapter: AdapterSource = None) -> None:
         """Make a language adapter resident; one that was there is replaced at once.
 
         Requests in flight end with the adapter they began with. Nothing changes when this fails.
@@ -185,67 +144,23 @@ class Engine:
         Raises:
             LlinkError: E201 unknown language, E301 no adapter, E310 damaged, E311 made for other models, E512 no room.
         """
-        self._shelf.put(self._read(plugins.select(language), adapter), adapter)
+        self._shelf.add(plugins.select(language), adapter)
 
-    def replace(self, language: str, adapter: Source = None) -> None:
+    def replace(self, language: str | Selected, adapter: AdapterSource = None) -> None:
         """``add`` for a language that was added already; E515 where it was not."""
-        self._must_be_known(language)
-        self.add(language, adapter)
+        self._shelf.add(self._shelf.must_have(plugins.select(language)), adapter)
 
-    def remove(self, language: str) -> None:
+    def remove(self, language: str | Selected) -> None:
         """Take a language's adapter out of memory; requests in flight still end. E515 where it was not added.
 
         A later request in the language brings in the installed adapter.
         """
-        code = self._must_be_known(language)
-        self._shelf.drop(code)
+        self._shelf.drop(self._shelf.must_have(plugins.select(language)))
 
-    def _must_be_known(self, language: str) -> str:
-        code = str(plugins.select(language))
-        if code not in self._shelf.sources:
-            raise unknown_name("E515", "language on the shelf", code, list(self._shelf.sources))
-        return code
-
-    def _read(self, wanted: Selected, adapter: Source) -> Resident:
-        if self._scheduler.closed:
-            raise closed()
-        folder = self._folder(wanted, adapter)
-        while True:
-            manifest = read_manifest(folder)
-            check_language(folder, manifest, wanted.language.code)
-            encoder = self._load_encoder(manifest.encoder_options)
-            with self._wording:
-                check(folder, manifest, encoder, self.decoder)
-            bridge = load_bridge(folder, manifest).to(self.device)
-            lora = Lora.load(folder, self.decoder)
-            # Where a new adapter was installed over this one meanwhile, bridge and LoRA may be of different ones.
-            if read_manifest(folder) == manifest:
-                return Resident(wanted.language, manifest, bridge, lora, str(wanted))
-
-    def _folder(self, wanted: Selected, adapter: Source) -> Path:
-        """The folder of an adapter that is given by folder, by name, or not at all."""
-        spoken = wanted.language
-        if not re.fullmatch(r"\w[\w-]*", spoken.code):
-            raise LlinkError("E301", f"There is no adapter for a language with the code '{spoken.code}'.")
-        named = isinstance(adapter, str) and re.fullmatch(r"\w[\w.@-]*", adapter)
-        if named and not os.path.isfile(Path(str(adapter)) / MANIFEST):
-            for root in adapter_roots(spoken):
-                if os.path.isfile(root / str(adapter) / MANIFEST):
-                    return root / str(adapter)
-        return find_adapter(spoken, self._encoder_name, self.decoder.name, adapter, wanted.adapter)
-
-    def resident(self, language: str) -> Resident:
+    def resident(self, language: str | Selected) -> Resident:
         """The resident adapter of a language; added first where it is not resident yet."""
-        with self._hold(language) as resident:
+        with self._shelf.hold(plugins.select(language)) as resident:
             return resident
-
-    @contextmanager
-    def _hold(self, language: str, deadline: float | None = None) -> Iterator[Resident]:
-        if self._scheduler.closed:
-            raise closed()
-        wanted = plugins.select(language)
-        with self._shelf.hold(wanted, lambda source: self._read(wanted, source), deadline) as resident:
-            yield resident
 
     def stats(self) -> dict[str, Any]:
         """What is in memory and what was done.
@@ -255,10 +170,11 @@ class Engine:
         ``swaps``, the batches that were read with other adapters than the one before; texts that are ``waiting``.
         """
         done = {"batches": self._scheduler.batches, "swaps": self._scheduler.swaps, "waiting": len(self._scheduler)}
-        return {**self._shelf.stats(), "slots": self._slots.stats(), "features": self._features.stats(), **done}
+        return {**self._shelf.stats(), **self.reader.stats(), **done}
 
     def close(self) -> None:
         """End what waits or runs with E513 or E514, and leave the decoder as it was loaded."""
+        self._shelf.close()
         self._scheduler.close()
         self._switch.close()
 
@@ -270,26 +186,25 @@ class Engine:
         Raises:
             LlinkError: E502/E503 where script and detectors do not decide.
         """
-        return language_of(text, has_shared(self._encoder_name, self.decoder.name))
+        return str(self.reader.detect(text))
 
-    def reader(self, text: str, language: str = AUTO) -> str:
+    def adapter_of(self, text: str, language: str | Selected = AUTO) -> str:
         """The adapter that reads a text: ``km``, ``km@paper``, or ``mul``, the shared one, for a language without its own.
 
         Raises:
             LlinkError: E502/E503/E504 script, E510 empty text, E511 too long, E201 unknown language.
         """
-        return self._foreign_code(text, language)
+        return str(self._resolve(text, language))
 
     @overload
-    def generate(self, texts: str, language: str | None = ..., **options: Any) -> str: ...
+    def generate(self, texts: str, language: Named = ..., **options: Any) -> str: ...
     @overload
-    def generate(self, texts: Sequence[str], language: str | None = ..., **options: Any) -> list[str]: ...
+    def generate(self, texts: Sequence[str], language: Named | Sequence[Named] = ..., **options: Any) -> list[str]: ...
     def generate(
         self,
         texts: str | Sequence[str],
-        language: str | None = AUTO,
+        language: Named | Sequence[Named] = AUTO,
         *,
-        languages: str | Sequence[str | None] | None = AUTO,
         task: str | None = "translate",
         instruction: str | None = None,
         verbatim: bool = True,
@@ -304,125 +219,57 @@ class Engine:
         Args:
             texts: one text or many. A translation is made sentence by sentence. What has no letters passes through,
                 see ``llink.language.unread``.
-            language: code or name for all, or ``CODE@NAME``; ``auto`` is the one of an enclosing ``using``, else goes by script; None
-                leaves the decoder untouched and takes ``texts`` as the user's message.
-            languages: the same, or one for each text.
+            language: code or name, or ``CODE@NAME``, for all texts or one for each; ``auto`` is the one of an enclosing
+                ``using``, else goes by script; None leaves the decoder untouched and takes a text as the user's message.
             task: ``translate``, ``summarize``, ``title``, ``keypoints`` or ``qa``.
             instruction: a free instruction in English instead of a task.
             verbatim: whether adapters that have the verbatim channel use it, and the digits of a translation, summary or
                 title are those of the text's own values (``llink.serving.constrained``).
             loop_guard: whether an answer is kept from repeating itself (``llink.serving.loops``).
             timeout: seconds until E514. cancel: set it from another thread for the same.
-            options: those of transformers' ``generate`` that ``OPTIONS`` names.
+            options: those of transformers' ``generate`` that ``llink.serving.scheduler.OPTIONS`` names.
 
         Raises:
             LlinkError: E501 unknown task, E502/E503/E504 script, E510 empty text, E511 too long, E3xx adapter, E512 no
                 room for it, E513 queue full, E514 timeout, E516 another number of languages than texts, E518 options.
         """
-        _check_options(options, max_new_tokens)
-        deadline = _deadline(timeout)
-        single = isinstance(texts, str)
+        task_options = TaskOptions(task, instruction, verbatim, loop_guard, max_new_tokens)
+        terms = Terms.of(options, timeout, cancel)
         rows = [texts] if isinstance(texts, str) else list(texts)
-        named = language if language != AUTO else languages
-        each = [named] * len(rows) if named is None or isinstance(named, str) else list(named)
-        if len(each) != len(rows):
-            raise LlinkError(
-                "E516",
-                f"There are {len(rows)} texts and {len(each)} languages.",
-                "Give one for each text, or one for all.",
-            )
-        outputs: dict[int, str] = {}
-        codes: list[str | None] = [None] * len(rows)
-        for i, (text, wanted) in enumerate(zip(rows, each, strict=True)):
-            passing = self._passing(text, wanted)
-            if passing is None:
-                codes[i] = self._code(text, wanted)
-            else:
-                instruction_for(task, instruction)  # a wrong one is told whatever the texts are
-                outputs[i] = passing
+        asked = self._ask(rows, language, task_options)
+        outputs = {i: own.passing for i, own in enumerate(asked) if own.passing is not None}
         while left := [i for i in range(len(rows)) if i not in outputs]:
             with ExitStack() as held:
-                residents = self._residents([codes[i] for i in left], held, deadline)
-                now = [i for i in left if codes[i] is None or codes[i] in residents]
-                groups = self._rows(
-                    [rows[i] for i in now],
-                    [residents.get(str(codes[i])) for i in now],
-                    task,
-                    instruction,
-                    verbatim,
-                    max_new_tokens,
-                )
+                residents = self._shelf.hold_all([asked[i].wanted for i in left], held, terms.deadline)
+                now = [i for i in left if asked[i].wanted is None or str(asked[i].wanted) in residents]
+                holders = [residents.get(str(asked[i].wanted)) for i in now]
+                groups = self.reader.rows([rows[i] for i in now], holders, task_options)
                 flat = [row for group in groups for row in group if isinstance(row, Row)]
-                for row in flat:
-                    row.loop_guard = loop_guard
-                request = Request(flat, options, deadline, cancel)
-                answers = iter([self._text(ids) for ids in self._scheduler.submit(request).result()] if flat else [])
+                ids = self._scheduler.submit(terms.request(flat)).result() if flat else []
+            answers = map(self._pair.detokenize, ids)
             for i, group in zip(now, groups, strict=True):
                 outputs[i] = " ".join(row if isinstance(row, str) else next(answers) for row in group)
-        return outputs[0] if single else [outputs[i] for i in range(len(rows))]
+        return outputs[0] if isinstance(texts, str) else [outputs[i] for i in range(len(rows))]
 
-    def stream(
-        self,
-        text: str,
-        language: str | None = AUTO,
-        *,
-        task: str | None = "translate",
-        instruction: str | None = None,
-        verbatim: bool = True,
-        loop_guard: bool = True,
-        max_new_tokens: int = 128,
-        timeout: float | None = None,
-        cancel: threading.Event | None = None,
-        **options: Any,
-    ) -> Iterator[str]:
+    def stream(self, text: str, language: Named = AUTO, **options: Any) -> Iterator[str]:
         """The answer to one text in pieces as they are made; joined they are what ``generate`` returns.
 
         Arguments and errors as for ``generate``. A caller that stops listening cancels the request.
         """
-        _check_options(options, max_new_tokens)
-        deadline = _deadline(timeout)
-        passing = self._passing(text, language)
-        if passing is not None:
-            instruction_for(task, instruction)
-            yield passing
+        timing = {name: options.pop(name, None) for name in ("timeout", "cancel")}
+        task_options = TaskOptions(
+            **{field.name: options.pop(field.name) for field in fields(TaskOptions) if field.name in options}
+        )
+        terms = Terms.of(options, **timing)
+        [asked] = self._ask([text], language, task_options)
+        if asked.passing is not None:
+            yield asked.passing
             return
-        code = self._code(text, language)
-        news: SimpleQueue[None] = SimpleQueue()
         with ExitStack() as held:
-            resident = self._residents([code], held, deadline).get(str(code))
-            [rows] = self._rows([text], [resident], task, instruction, verbatim, max_new_tokens)
-            read = [row for row in rows if isinstance(row, Row)]
-            for row in read:
-                row.on_tokens, row.loop_guard = lambda: news.put(None), loop_guard
-            request = Request(read, options, deadline, cancel)
-            request.future.add_done_callback(lambda _: news.put(None))
-            if read:
-                self._scheduler.submit(request)
-            try:
-                for number, part in enumerate(rows):
-                    if number:
-                        yield " "
-                    yield from [part] if isinstance(part, str) else self._pieces_of(part, request, news)
-                if read:
-                    request.result()
-            finally:
-                request.give_up()
-
-    def _pieces_of(self, row: Row, request: Request, news: SimpleQueue[None]) -> Iterator[str]:
-        said = ""
-        while not row.done:
-            with suppress(Empty):
-                news.get(timeout=request.patience)
-            if request.given_up() and not row.done:
-                request.result()  # raises what ended it
-            text = self._text(row.ids)
-            # A character may still be half there, and white space at the end may be cut off with the answer.
-            if text.startswith(said) and not text.endswith("\ufffd") and text != said:
-                yield text[len(said) :]
-                said = text
-        text = self._text(row.ids)
-        if text.startswith(said) and text != said:
-            yield text[len(said) :]
+            resident = self._shelf.hold_all([asked.wanted], held, terms.deadline).get(str(asked.wanted))
+            [parts] = self.reader.rows([text], [resident], task_options)
+            request = terms.request([part for part in parts if isinstance(part, Row)])
+            yield from streamed(parts, request, self._scheduler.submit, self._pair.detokenize)
 
     def chat(
         self,
@@ -443,57 +290,35 @@ class Engine:
         Raises:
             LlinkError: E517 for a message of another shape or foreign texts of two languages, and as ``generate``.
         """
-        _check_options(options, max_new_tokens)
-        deadline = _deadline(timeout)
-        conversation = turns(messages)
-        foreign = [part for _, parts in conversation for part in parts if isinstance(part, Foreign)]
-        codes = {part: self._foreign_code(part.text, part.language) for part in foreign}
-        if len(set(codes.values())) > 1:
-            names = ", ".join(sorted({plugins.select(code).called for code in codes.values()}))
-            raise LlinkError(
-                "E517",
-                f"One conversation has texts in several languages ({names}).",
-                "The decoder reads one language's slots at a time: translate the others first.",
-            )
+        task_options = TaskOptions(loop_guard=loop_guard, max_new_tokens=max_new_tokens)
+        terms = Terms.of(options, timeout, cancel)
+        conversation = chat.turns(messages)
+        wanted = chat.one_language(conversation, lambda part: self._resolve(part.text, part.language))
         with ExitStack() as held:
-            resident = next(iter(self._residents(list(codes.values()), held, deadline).values()), None)
-            pieces = {part: self._segments(part.text, resident) for part in codes} if resident else {}
-            told = [piece for part in foreign for piece in pieces[part]]
-            slots = self._slots_of(told, resident) if resident else []
-            if sum(map(len, slots)) > MAX_SLOTS:
-                raise LlinkError(
-                    "E511", f"The texts become {len(slots)} passages of {sum(map(len, slots))} slots in all, and {MAX_SLOTS} fit.",
-                    "Leave earlier turns out.",
-                )  # fmt: skip
-            sizes = iter(map(len, slots))
-            contents: list[tuple[str, list[int]]] = []
-            with self._wording:
-                for role, parts in conversation:
-                    ids: list[int] = []
-                    for part, end in zip(parts, ["\n"] * (len(parts) - 1) + [""], strict=True):
-                        if isinstance(part, str):
-                            ids += self.decoder.tokenize(part + end)
-                        elif resident:
-                            own = pieces[part]
-                            ids += subject(self.decoder, list(islice(sizes, len(own))), self._kept(own, resident))
-                            ids += self.decoder.tokenize(end) if end else []
-                    contents.append((role, ids))
-                try:
-                    prompt = converse(self.decoder, contents)
-                except TemplateError as error:
-                    raise LlinkError(
-                        "E517", f"The decoder's chat template refuses the conversation: {error}.",
-                        "Let turns of user and assistant alternate.",
-                    ) from error  # fmt: skip
-            row = self._row(prompt, slots, resident, max_new_tokens)
-            row.loop_guard = loop_guard
-            request = self._scheduler.submit(Request([row], options, deadline, cancel))
-            [ids] = request.result()
-        return self._text(ids)
+            resident = self._shelf.hold_all([wanted], held, terms.deadline).get(str(wanted))
+            row = chat.row(self.reader, conversation, resident, task_options)
+            [ids] = self._scheduler.submit(terms.request([row])).result()
+        return self._pair.detokenize(ids)
+
+    @contextmanager
+    def using(self, language: str | Selected | None) -> Iterator[None]:
+        """Within the block this thread's ``auto`` is the language, and its own passes through ``decoder`` carry its LoRA.
+
+        None: the untouched decoder.
+        """
+        with ExitStack() as held:
+            wanted = None if language is None else plugins.select(language)
+            resident = held.enter_context(self._shelf.hold(wanted)) if wanted else None
+            before = self._default.set(wanted)
+            try:
+                with self._switch.using(resident.lora if resident else None):
+                    yield
+            finally:
+                self._default.reset(before)
 
     # Vectors
 
-    def slots(self, texts: Sequence[str], language: str) -> Tensor:
+    def slots(self, texts: Sequence[str], language: str | Selected) -> Tensor:
         """The slots ``[N, k, D]`` of texts in one language, float32; from the cache where they were asked for before.
 
         Where the adapter gives a longer text more slots, k is that of the longest of these texts.
@@ -501,372 +326,43 @@ class Engine:
         Raises:
             LlinkError: E510 for an empty text, E511 for one that is longer than the encoder reads.
         """
-        with self._hold(language) as resident:
-            pieces = self._whole(texts, resident)
-            most = max(self._counts(pieces, resident), default=resident.bridge.slots)
-            found = self._slots_of(pieces, resident, most)
-            return torch.stack(found) if found else torch.empty(0, *resident.bridge.reserved.shape)
+        with self._shelf.hold(plugins.select(language)) as resident:
+            return vectors.slots(self.reader, texts, resident)
 
-    def embed(self, texts: Sequence[str], language: str) -> Tensor:
+    def embed(self, texts: Sequence[str], language: str | Selected) -> Tensor:
         """Unit vectors of texts in one language, for retrieval; errors as for ``slots``.
 
         ``[N, D]`` in the decoder's space or ``[N, H]`` in the encoder's, whichever the adapter retrieves in.
         """
-        with self._hold(language) as resident:
-            return self._vectors(texts, resident).clone()
+        with self._shelf.hold(plugins.select(language)) as resident:
+            return vectors.embed(self.reader, texts, resident)
 
-    def _vectors(self, texts: Sequence[str], resident: Resident) -> Tensor:
-        features = self._encode(self._whole(texts, resident))
-        like = resident.bridge.reserved
-        with torch.inference_mode():
-            pooled = [pooled.to(like.device, like.dtype) for _, pooled in features]
-            return resident.bridge.aligned(
-                torch.stack(pooled) if pooled else like.new_empty(0, self.encoder.hidden_size)
-            )
-
-    def rank(self, query: str, candidates: Sequence[str], language: str = AUTO) -> list[tuple[int, float]]:
+    def rank(self, query: str, candidates: Sequence[str], language: str | Selected = AUTO) -> list[tuple[int, float]]:
         """English candidates in the order of their likeness to a foreign query: (index, cosine), best first.
-
-        They are compared where the adapter says: among the encoder's own vectors, or with the teacher states of stage A;
-        the adapter's common means are taken out on both sides.
 
         Raises:
             LlinkError: E510 for an empty query or candidate, and as ``generate``.
         """
-        from llink.features.teacher import TeacherEncoder
-        from llink.recipe import Teacher
+        with self._shelf.hold(self._resolve(query, language)) as resident, self._switch.using(None):
+            return vectors.rank(self.reader, query, candidates, resident)
 
-        code = self._foreign_code(query, language)
-        blank = [str(number) for number, text in enumerate(candidates) if not normalise(text)]
-        if blank:
+    # Behind the doors
+
+    def _ask(self, texts: Sequence[str], language: Named | Sequence[Named], task_options: TaskOptions) -> list[Asked]:
+        """Each text with what it is read with."""
+        one = language is None or isinstance(language, str | Selected)
+        each: list[Any] = [language] * len(texts) if one else list(language or ())
+        if len(each) != len(texts):
             raise LlinkError(
-                "E510", f"Candidates are empty: {', '.join(blank[:9])}, counted from 0.", "Leave them out."
+                "E516",
+                f"There are {len(texts)} texts and {len(each)} languages.",
+                "Give one for each text, or one for all.",
             )
-        with self._hold(code) as resident, self._switch.using(None), torch.inference_mode():
-            [wanted] = self._vectors([query], resident)
-            if not candidates:
-                return []
-            if resident.bridge.space == "encoder":
-                found = torch.stack([pooled for _, pooled in self._encode([normalise(text) for text in candidates])])
-            else:
-                with self._wording:
-                    teacher = TeacherEncoder(self.decoder, Teacher(**resident.manifest.recipe["teacher"]))
-                    found = torch.cat(
-                        [teacher.encode(candidates[i : i + BATCH]).pooled for i in range(0, len(candidates), BATCH)]
-                    )
-            likeness = resident.bridge.english(found.to(wanted)) @ wanted
-        order = likeness.argsort(descending=True, stable=True).tolist()
-        return [(i, float(likeness[i])) for i in order]
+        default = self._default.get()
+        asked = [self.reader.ask(text, default if own == AUTO else own) for text, own in zip(texts, each, strict=True)]
+        if any(own.wanted or own.passing is not None for own in asked):
+            _ = task_options.words  # a wrong task is told whatever the texts are
+        return asked
 
-    def prompt(
-        self, instruction: str, language: str, text: str | Sequence[str] | None = None, slots: int | None = None
-    ) -> Prompt:
-        """The prompt of an instruction with a passage, or with several.
-
-        Args:
-            text: one passage or several, for their numbers of slots, and for the verbatim channel where the adapter has it.
-            slots: another number of each than its own; without a text the default is K.
-        """
-        resident = self.resident(language)
-        texts = [text] if isinstance(text, str) else list(text or ())
-        pieces = [resident.language.normalise(passage) for passage in texts]
-        counts = [slots] * len(pieces) if slots else self._counts(pieces, resident)
-        with self._wording:
-            kept = self._kept(pieces, resident)
-            return build(self.decoder, instruction, slots=counts or [slots or resident.bridge.slots], kept=kept)
-
-    def pieces(self, text: str, language: str) -> list[str]:
-        """The passages that a text becomes for a free instruction, and for any task but ``translate``.
-
-        Raises:
-            LlinkError: E510 for an empty text, E511 where they have more than ``MAX_SLOTS`` slots in all.
-        """
-        with self._hold(language) as resident:
-            return self._segments(text, resident)
-
-    def passages(self, texts: Sequence[str], language: str) -> tuple[list[int], Tensor | None]:
-        """What stands in a prompt for texts of one passage each: ids, ``SLOT`` where slots go, and the slots ``[S, D]``."""
-        with self._hold(language) as resident:
-            pieces = self._whole(texts, resident)
-            slots = self._slots_of(pieces, resident)
-            with self._wording:
-                ids = subject(self.decoder, list(map(len, slots)), self._kept(pieces, resident))
-        return ids, torch.cat(slots) if slots else None
-
-    @contextmanager
-    def using(self, language: str | None) -> Iterator[None]:
-        """Within the block this thread's ``auto`` is the language, and its own passes through ``decoder`` carry its LoRA.
-
-        None: the untouched decoder.
-        """
-        with ExitStack() as held:
-            resident = held.enter_context(self._hold(language)) if language is not None else None
-            before = self._default.set(resident.key if resident else None)
-            try:
-                with self._switch.using(resident.lora if resident else None):
-                    yield
-            finally:
-                self._default.reset(before)
-
-    # One text on its way
-
-    def _passing(self, text: str, language: str | None) -> str | None:
-        """The answer to a text that has nothing to read; None for one that is to be read, or refused as blank."""
-        if language == AUTO:
-            language = self._default.get()
-        found = None if language is None else unread(text, ())
-        if found is None or found.note in (BLANK, LATIN):
-            return None
-        if language != AUTO:
-            plugins.select(str(language))  # an unknown one is told whatever the text is
-        return found.output
-
-    def _code(self, text: str, language: str | None) -> str | None:
-        """The language that a text is to be read in, None for the bare decoder."""
-        if language == AUTO:
-            language = self._default.get()
-        if not normalise(text):
-            raise LlinkError("E510", "The text is empty.", "Give a sentence.")
-        return None if language is None else self._foreign_code(text, language)
-
-    def _foreign_code(self, text: str, language: str) -> str:
-        """The language of a text that is to be read through slots."""
-        if language == AUTO:
-            language = self._default.get() or AUTO
-        if len(text) > MAX_CHARS:
-            raise LlinkError("E511", f"The text has {len(text):,} characters; {MAX_CHARS:,} is the limit.",
-                             "Pass it sentence by sentence, one a line.")  # fmt: skip
-        if not normalise(text):
-            raise LlinkError("E510", "The text is empty.", "Give a sentence.")
-        wanted = plugins.select(self.detect(text) if language == AUTO else language)
-        check_script(text, wanted.language)
-        names = (self._encoder_name, self.decoder.name)
-        own = bool(wanted.adapter) or str(wanted) in self._shelf.sources or has_adapter(wanted, *names)
-        return str(wanted) if own or not has_shared(*names) else SHARED
-
-    def _residents(self, codes: Sequence[str | None], held: ExitStack, deadline: float | None) -> dict[str, Resident]:
-        """Adapters of languages, held until ``held`` is closed: all of them, or as many as there is room for."""
-        residents: dict[str, Resident] = {}
-        for code in dict.fromkeys(code for code in codes if code is not None):
-            try:
-                residents[code] = held.enter_context(self._hold(code, deadline))
-            except LlinkError as error:
-                if error.code != "E512" or not residents:
-                    raise
-        return residents
-
-    def _rows(
-        self,
-        texts: Sequence[str],
-        residents: Sequence[Resident | None],
-        task: str | None,
-        instruction: str | None,
-        verbatim: bool,
-        limit: int,
-    ) -> list[list[Row | str]]:
-        """Each text as one or more rows for the decoder, read with its adapter; None for the bare decoder.
-
-        A sentence of a translation that needs no reading stands in the place of its row.
-        """
-        wanted = instruction_for(task, instruction) if any(residents) else ""
-        split = instruction is None and task == "translate"
-        pieces = [
-            self._segments(text, resident, sentences=split) if resident else []
-            for text, resident in zip(texts, residents, strict=True)
-        ]
-        slots: dict[tuple[Resident, str], Tensor] = {}
-        passing: dict[tuple[Resident, str], str] = {}
-        for holder in dict.fromkeys(filter(None, residents)):
-            mine = [piece for own, other in zip(pieces, residents, strict=True) if other is holder for piece in own]
-            if split:
-                found = {piece: unread(piece, [holder.language]) for piece in mine}
-                passing |= {(holder, piece): own.output for piece, own in found.items() if own}
-                mine = [piece for piece in mine if not found[piece]]
-            slots |= {(holder, piece): k for piece, k in zip(mine, self._slots_of(mine, holder), strict=True)}
-        rows: list[list[Row | str]] = []
-        for text, resident, own in zip(texts, residents, pieces, strict=True):
-            # Without an adapter the text itself is what is asked; otherwise one row for each group of passages.
-            groups = [[]] if resident is None else [[piece] for piece in own] if split else [own]
-            rows.append([])
-            for group in groups:
-                if resident and split and (resident, group[0]) in passing:
-                    rows[-1].append(passing[resident, group[0]])
-                    continue
-                digits: Known | None = None
-                with self._wording:
-                    if resident is None:
-                        prompt = build(self.decoder, text)
-                    else:
-                        kept = self._kept(group, resident) if verbatim else []
-                        if kept and instruction is None and task in RETELLING:
-                            digits = known([value for p in group for value in resident.language.verbatim(p)])
-                        sizes = [len(slots[resident, piece]) for piece in group]
-                        prompt = build(self.decoder, wanted, slots=sizes, kept=kept)
-                row = self._row(prompt, [slots[resident, p] for p in group if resident], resident, limit)
-                row.digits = digits
-                rows[-1].append(row)
-        return rows
-
-    def _kept(self, pieces: Sequence[str], resident: Resident) -> list[list[int]]:
-        """The verbatim channel of each normalised piece; none where the adapter has no such channel."""
-        tokens = resident.manifest.verbatim
-        return [channel(self.decoder, resident.language.verbatim(p), tokens) for p in pieces] if tokens else []
-
-    def _row(self, prompt: Prompt, slots: Sequence[Tensor], resident: Resident | None, limit: int) -> Row:
-        model: Any = self.decoder.model
-        room = getattr(model.config, "max_position_embeddings", None)
-        if room is not None and len(prompt.ids) + limit > room:
-            raise LlinkError(
-                "E511", f"The prompt has {len(prompt.ids):,} tokens and the answer may have {limit:,}; the decoder has room for {room:,}.",
-                "Shorten it, or lower max_new_tokens.",
-            )  # fmt: skip
-        device = self.decoder.embedding_matrix().device
-        with torch.inference_mode():
-            embeds = filled(self.decoder, prompt, torch.cat(list(slots)).to(device) if slots else None, device)
-        return Row(embeds, resident.lora if resident else None, limit)
-
-    def _whole(self, texts: Sequence[str], resident: Resident) -> list[str]:
-        """Texts normalised, each to be one passage; refused where nothing is left or the encoder would cut."""
-        parts = [resident.language.normalise(text) for text in texts]
-        for part, count in zip(parts, self._tokens(parts), strict=True):
-            if not count:
-                raise LlinkError("E510", "The text is empty.", "Give a sentence.")
-            self._must_fit(part, count)
-        return parts
-
-    def _segments(self, text: str, resident: Resident, sentences: bool = False) -> list[str]:
-        """A text as the pieces that get K slots each: its sentences, or whole where it is short and ``sentences`` is not set.
-
-        Args:
-            sentences: one piece a sentence; otherwise as many sentences a piece as stay within ``LONG`` characters.
-        """
-        spoken, text = resident.language, text.strip()
-        parts = with_marks(spoken.sentences(text)) if sentences or len(text) > LONG or "\n" in text else [text]
-        parts = [spoken.normalise(part) for part in parts]
-        counts = self._tokens(parts)
-        if spoken.code == SHARED:
-            self._must_read(text)
-        if not any(counts):
-            raise LlinkError("E510", "The encoder has no token for anything in the text.", "Give a sentence.")
-        passing = [unread(part, [spoken]) if sentences else None for part in parts]
-        for part, count, own in zip(parts, counts, passing, strict=True):
-            if not own:
-                self._must_fit(part, count)
-        if sentences:
-            kept = [own.note != BLANK if own else count > 0 for own, count in zip(passing, counts, strict=True)]
-            return [part for part, keep in zip(parts, kept, strict=True) if keep]
-        parts = _joined(parts, counts, self.encoder.max_tokens)
-        ends = list(accumulate(self._counts(parts, resident)))
-        if ends[-1] > MAX_SLOTS:
-            fit = bisect(ends, MAX_SLOTS)
-            rest = sum(len(part) for part in parts[fit:])
-            raise LlinkError(
-                "E511", f"The text becomes {len(parts)} passages of {ends[-1]} slots in all, and {MAX_SLOTS} fit: its last {rest:,} characters would be left out.",
-                "Ask about it in parts.",
-            )  # fmt: skip
-        return parts
-
-    def counts(self, texts: Sequence[str], language: str) -> list[int]:
-        """k, the number of slots that each of these texts gets as one passage."""
-        with self._hold(language) as resident:
-            return self._counts([resident.language.normalise(text) for text in texts], resident)
-
-    def _counts(self, pieces: Sequence[str], resident: Resident) -> list[int]:
-        """As ``counts``, of normalised texts."""
-        choice = resident.bridge.choice
-        if choice.least == choice.most:
-            return [choice.most] * len(pieces)
-        most = max(choice.least, self._max_slots or choice.most)
-        return [min(most, choice.count(tokens)) for tokens in self._tokens(pieces)]
-
-    def _tokens(self, parts: Sequence[str]) -> list[int]:
-        with self._encoding:
-            return self.encoder.count_tokens(parts)
-
-    def _must_read(self, text: str) -> None:
-        with self._encoding:
-            share = self.encoder.known_share(text)
-        if share < KNOWN:
-            script = ", ".join(name.title() for name, _ in script_counts(text).most_common(1)) or "its letters"
-            raise LlinkError(
-                "E509",
-                f"The encoder '{self.encoder.name}' does not know the script of the text ({script}).",
-                "Take another encoder; `llink models` lists them.",
-            )
-
-    def _must_fit(self, part: str, count: int) -> None:
-        if count > self.encoder.max_tokens:
-            raise LlinkError(
-                "E511", f"A passage of {len(part):,} characters is {count} encoder tokens; {self.encoder.max_tokens} is the limit.",
-                "Cut it into sentences, one a line.",
-            )  # fmt: skip
-
-    def _encode(self, pieces: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
-        """States ``[T, H]`` and pooled vector ``[H]`` of normalised texts, each encoded once while the cache holds it."""
-        if not pieces:
-            return []
-        with self._encoding:
-            texts = {_key(piece): piece for piece in pieces}
-            found = {key: self._features.get(key) for key in texts}
-            missing = [key for key in texts if found[key] is None]
-            counts = self.encoder.count_tokens([texts[key] for key in missing])
-            order = sorted(range(len(missing)), key=counts.__getitem__)
-            for batch in token_batches([counts[i] for i in order], BATCH_TOKENS):
-                chosen = [missing[order[n]] for n in batch]
-                with torch.inference_mode():
-                    encoded = self.encoder.encode([texts[key] for key in chosen])
-                    for key, states, mask, pooled in zip(
-                        chosen, encoded.states, encoded.mask, encoded.pooled, strict=True
-                    ):
-                        found[key] = own, _ = states[mask], pooled.clone()
-                        self._features.put(key, found[key], own.nbytes + pooled.nbytes)
-        return [found[_key(piece)] for piece in pieces]
-
-    def _slots_of(self, pieces: Sequence[str], resident: Resident, count: int | None = None) -> list[Tensor]:
-        """The slots ``[k, D]`` of each normalised text; ``count`` is another k than its own."""
-        counts = dict(zip(pieces, [count] * len(pieces) if count else self._counts(pieces, resident), strict=True))
-        found = {piece: self._slots.get((resident.serial, k, _key(piece))) for piece, k in counts.items()}
-        missing = [piece for piece, slots in found.items() if slots is None]
-        like = resident.bridge.reserved
-        with torch.inference_mode():
-            # One by one: in a batch a text's slots would depend on the other texts, if only in the last digit.
-            for piece, (states, pooled) in zip(missing, self._encode(missing), strict=True):
-                mask = torch.ones(1, len(states), dtype=torch.bool, device=like.device)
-                slots = resident.bridge(pooled[None].to(like), states[None].to(like), mask, counts[piece])[0]
-                found[piece] = slots
-                self._slots.put((resident.serial, counts[piece], _key(piece)), slots, slots.nbytes)
-        return [found[piece] for piece in pieces]
-
-    def _text(self, ids: Sequence[int]) -> str:
-        with self._wording:
-            return self.decoder.detokenize(ids)
-
-
-def _deadline(timeout: float | None) -> float | None:
-    if timeout is not None and not timeout >= 0:
-        raise LlinkError("E518", f"timeout is {timeout}.", "Give seconds, or None for no limit.")
-    # Locks cannot wait for longer than some years.
-    return None if timeout is None or timeout > threading.TIMEOUT_MAX / 2 else time.monotonic() + timeout
-
-
-def _check_options(options: Mapping[str, Any], max_new_tokens: int) -> None:
-    if max_new_tokens < 1:
-        raise LlinkError("E518", f"max_new_tokens is {max_new_tokens}.", "An answer has a token at least.")
-    for name in options:
-        if name not in OPTIONS:
-            raise unknown_name("E518", "option", name, OPTIONS)
-
-
-def _key(piece: str) -> bytes:
-    return hashlib.sha256(piece.encode("utf-8", "surrogatepass")).digest()
-
-
-def _joined(parts: Sequence[str], counts: Sequence[int], most: int) -> list[str]:
-    """Neighbouring sentences put together as long as they stay within ``LONG`` characters and ``most`` tokens."""
-    joined: list[tuple[str, int]] = []
-    for part, count in zip(parts, counts, strict=True):
-        if joined and len(joined[-1][0]) + 1 + len(part) <= LONG and joined[-1][1] + count < most:
-            joined[-1] = (f"{joined[-1][0]} {part}".strip(), joined[-1][1] + count + 1)
-        elif count:
-            joined.append((part, count))
-    return [part for part, _ in joined]
+    def _resolve(self, text: str, language: str | Selected) -> Selected:
+        return self.reader.resolve(text, (self._default.get() or AUTO) if language == AUTO else language)

@@ -21,11 +21,18 @@ from transformers import LogitsProcessor
 
 from llink.adapter.lora import Lora, LoraSwitch
 from llink.adapter.slots import generate_ids, pad_left
-from llink.errors import LlinkError
+from llink.errors import LlinkError, unknown_name
 from llink.interfaces import Decoder
 from llink.serving.constrained import Known, KnownDigits
 from llink.serving.loops import LoopGuard
 
+OPTIONS = (
+    "bad_words_ids", "begin_suppress_tokens", "do_sample", "early_stopping", "epsilon_cutoff", "eta_cutoff",
+    "exponential_decay_length_penalty", "length_penalty", "min_new_tokens", "min_p", "no_repeat_ngram_size", "num_beams",
+    "renormalize_logits", "repetition_penalty", "sequence_bias", "suppress_tokens", "temperature", "top_k", "top_p",
+    "typical_p",
+)  # fmt: skip
+"""Options of transformers' ``generate`` that a request may bring; the others are the engine's to set."""
 QUEUE = 1024
 """Rows that may wait; a request over that is refused at once rather than served late."""
 IDLE = 1.0
@@ -123,6 +130,31 @@ class Request:
             return self.future.result()
         finally:
             self.give_up()  # after a Ctrl-C; otherwise it has ended
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a request is decoded and how long it may take; the fields are those of ``Request``."""
+
+    options: dict[str, Any]
+    deadline: float | None
+    cancel: threading.Event | None
+
+    @classmethod
+    def of(cls, options: dict[str, Any], timeout: float | None, cancel: threading.Event | None) -> Terms:
+        """From arguments of ``Engine.generate``; E518 for an option that a request may not bring, or a wrong timeout."""
+        for name in options:
+            if name not in OPTIONS:
+                raise unknown_name("E518", "option", name, OPTIONS)
+        if timeout is not None and not timeout >= 0:
+            raise LlinkError("E518", f"timeout is {timeout}.", "Give seconds, or None for no limit.")
+        # Locks cannot wait for longer than some years.
+        deadline = None if timeout is None or timeout > threading.TIMEOUT_MAX / 2 else time.monotonic() + timeout
+        return cls(options, deadline, cancel)
+
+    def request(self, rows: Sequence[Row]) -> Request:
+        """A request of rows on these terms."""
+        return Request(rows, self.options, self.deadline, self.cancel)
 
 
 def late() -> LlinkError:

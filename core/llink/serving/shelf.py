@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -15,13 +15,13 @@ from typing import Any
 from llink.adapter.bridge import Bridge
 from llink.adapter.files import Manifest
 from llink.adapter.lora import Lora
-from llink.errors import LlinkError
+from llink.errors import LlinkError, unknown_name
 from llink.interfaces import Language
 from llink.plugins import Selected
-from llink.serving.scheduler import late
+from llink.serving.scheduler import closed, late
 
 _serials = count()
-Source = str | Path | None
+AdapterSource = str | Path | None
 """Where an adapter comes from, as the user gave it; None for the shipped or installed one."""
 
 
@@ -33,6 +33,7 @@ class Resident:
     manifest: Manifest
     bridge: Bridge
     lora: Lora
+    folder: Path
     key: str = ""
     """What it is called on the shelf: ``km``, ``km@paper``."""
     users: int = 0
@@ -52,13 +53,20 @@ class Shelf:
     instead, or two of them could wait for each other. Safe to use from several threads.
 
     Args:
+        open: reads an adapter from its source into memory.
         max_resident: how many adapters; None for no limit.
         max_bytes: how much memory of adapters; None for no limit.
     """
 
-    def __init__(self, max_resident: int | None = None, max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        open: Callable[[Selected, AdapterSource], Resident],
+        max_resident: int | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        self._read, self._closed = open, False
         self.max_resident, self.max_bytes = max_resident, max_bytes
-        self.sources: dict[str, Source] = {}
+        self.sources: dict[str, AdapterSource] = {}
         """Every language that was added, resident or dropped for room, and where it comes back from."""
         self._residents: OrderedDict[str, Resident] = OrderedDict()
         self._sizes: dict[str, int] = {}
@@ -72,12 +80,23 @@ class Shelf:
         with self._changed:
             return iter(list(self._residents))
 
-    def put(self, resident: Resident, source: Source = None) -> None:
+    def close(self) -> None:
+        """From now on nothing is added or held: E513."""
+        self._closed = True
+
+    def open(self, wanted: Selected, source: AdapterSource) -> Resident:
+        """An adapter read from its source; E513 once the shelf is closed, and what reading it raises."""
+        if self._closed:
+            raise closed()
+        return self._read(wanted, source)
+
+    def add(self, wanted: Selected, source: AdapterSource = None) -> None:
         """Make an adapter the one of its key, at once; an older one leaves when its last request is done.
 
         Raises:
-            LlinkError: E512 when it does not fit the budget beside what is in use.
+            LlinkError: E512 when it does not fit the budget beside what is in use, and those of ``open``.
         """
+        resident = self.open(wanted, source)
         code = resident.key
         with self._changed:
             if not self._room(code, resident.bytes):
@@ -86,29 +105,34 @@ class Shelf:
             self.sources[code] = source
             self._edits[code] += 1
 
-    def drop(self, code: str) -> bool:
-        """Forget a language; requests that hold its adapter end as they began. False where it was never added."""
+    def must_have(self, wanted: Selected) -> Selected:
+        """``wanted``; E515 where it was never added."""
+        if str(wanted) not in self.sources:
+            raise unknown_name("E515", "language on the shelf", str(wanted), list(self.sources))
+        return wanted
+
+    def drop(self, wanted: Selected) -> None:
+        """Forget an adapter; requests that hold it end as they began."""
         with self._changed:
-            self._edits[code] += 1
-            self._residents.pop(code, None)
+            self._edits[str(wanted)] += 1
+            self._residents.pop(str(wanted), None)
             self._changed.notify_all()
-            return self.sources.pop(code, self) is not self
+            self.sources.pop(str(wanted), None)
 
     @contextmanager
-    def hold(
-        self, wanted: Selected, read: Callable[[Source], Resident], deadline: float | None = None
-    ) -> Iterator[Resident]:
-        """An adapter for as long as the block lasts.
+    def hold(self, wanted: Selected, deadline: float | None = None) -> Iterator[Resident]:
+        """An adapter for as long as the block lasts; read from its source where it is not resident.
 
         Args:
-            read: reads it from its source, where it is not resident.
             deadline: of ``time.monotonic``, for waiting until there is room.
 
         Raises:
-            LlinkError: E512 when there is no room, E514 when there was none in time, and those of ``read``.
+            LlinkError: E512 when there is no room, E514 when there was none in time, and those of ``open``.
         """
+        if self._closed:
+            raise closed()
         thread = threading.get_ident()
-        resident = self._acquire(wanted, read, deadline, may_wait=not self._holders[thread])
+        resident = self._acquire(wanted, deadline, may_wait=not self._holders[thread])
         with self._changed:
             self._holders[thread] += 1
         try:
@@ -121,9 +145,27 @@ class Shelf:
                     del self._holders[thread]
                 self._changed.notify_all()
 
-    def _acquire(
-        self, wanted: Selected, read: Callable[[Source], Resident], deadline: float | None, may_wait: bool
-    ) -> Resident:
+    def hold_all(
+        self, wanted: Iterable[Selected | None], held: ExitStack, deadline: float | None = None
+    ) -> dict[str, Resident]:
+        """Adapters by key, held until ``held`` is closed: all of them, or as many as there is room for.
+
+        Args:
+            wanted: None stands for the bare decoder, which is no adapter.
+
+        Raises:
+            LlinkError: as ``hold``; E512 where there is no room for one.
+        """
+        residents: dict[str, Resident] = {}
+        for key, own in {str(own): own for own in wanted if own}.items():
+            try:
+                residents[key] = held.enter_context(self.hold(own, deadline))
+            except LlinkError as error:
+                if error.code != "E512" or not residents:
+                    raise
+        return residents
+
+    def _acquire(self, wanted: Selected, deadline: float | None, may_wait: bool) -> Resident:
         code = str(wanted)
         while True:
             with self._changed:
@@ -139,7 +181,7 @@ class Shelf:
                     if resident := self._take(code):
                         return resident
                     source, edits = self.sources.get(code), self._edits[code]
-                fresh = read(source)
+                fresh = self.open(wanted, source)
                 with self._changed:
                     self._sizes[code] = fresh.bytes
                     # If another one was put there meanwhile, this one is out of date.
