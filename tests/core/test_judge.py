@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from llink import Engine, LlinkError
 from llink.cli import main
 from llink.data.pairs import Pair
+from llink.endpoint import MAX_REPLY
 from llink.evaluation.base import Skip, Subject
 from llink.evaluation.judge import evaluator, named, opened
 from llink.home import home
@@ -217,7 +218,7 @@ def test_a_judge_that_does_not_answer(server: Server) -> None:
 
 
 def test_a_judge_that_is_no_endpoint(server: Server) -> None:
-    for raw in (b"<html>", b"[]", b'{"choices": []}', b"null"):
+    for raw in (b"<html>", b"[]", b'{"choices": []}', b"null", b"[" * 100_000, b" " * (MAX_REPLY + 1) + b"{}"):
         server.raw = raw
         with pytest.raises(LlinkError, match=r"\[E526\].*not a chat endpoint's reply"):
             judge_at(server, waits=()).verdicts(comparisons(1))

@@ -15,9 +15,12 @@ from typing import Any
 
 import click
 
+from llink.bounded import Unfit, read_text
 from llink.data.encoding import HEAD, encoding_of
 from llink.errors import LlinkError
 
+MAX_DOCUMENT = 1 << 26
+"""Bytes of a file that is read in one piece."""
 LONGEST = 100_000
 """Characters of a line that are held; a longer one is refused, and what is over that is skipped."""
 AHEAD = 512
@@ -55,13 +58,9 @@ def lines_of(text: str | None, file: Path | None) -> Iterator[Line]:
 def read_whole(file: Path) -> str:
     """All of a UTF-8 file; E508 where that cannot be had."""
     try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LlinkError(
-            "E508", f"{file} is not UTF-8 (byte {error.start}).", "Convert it, with iconv for one."
-        ) from None
-    except OSError as error:
-        raise LlinkError("E508", f"{file} cannot be read: {error.strerror}.") from None
+        return read_text(file, MAX_DOCUMENT)
+    except Unfit as error:
+        raise LlinkError("E508", f"{file} {error}.", error.hint or "Convert it to UTF-8, or cut it in parts.") from None
 
 
 def count(file: Path | None) -> int | None:

@@ -14,6 +14,7 @@ from sys import intern
 from typing import Any
 
 from llink import plugins
+from llink.bounded import parse_json
 from llink.data.files import lines, written
 from llink.errors import LlinkError
 from llink.interfaces import Broken, PairReader
@@ -322,7 +323,7 @@ def _sentences(path: Path, licence: str) -> Iterator[tuple[str, tuple[str, tuple
             yield place, (line, (GENERAL, licence))
         else:
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError:
                 row = None
             if isinstance(row, dict) and isinstance(text := row.get("text"), str) and LOST not in text:
