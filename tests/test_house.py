@@ -13,9 +13,9 @@ PLUGINS = ["llink_plugins", *(path.parent.name for path in sorted(ROOT.glob("lan
 FLOORS = [
     "bounded errors figures endpoint generic hookspecs home interfaces iso kept lora_config progress quiet ranks recipe round_trip script text unicode unread verbatim",
     "models plugins registry store",
-    "adapter bridge card constrained injectors lora losses passages projectors prompt reading scoring shared",
+    "adapter bridge card constrained injectors loops lora losses passages projectors prompt reading scoring shared",
     "data",
-    "answers documents engine loops scheduler shelf",
+    "answers documents engine scheduler shelf",
     "training",
     "evaluation inspection judge",
     "experiments lm_eval scaffold testing",
