@@ -159,6 +159,8 @@ def test_version() -> None:
         ("eval km --suite usage,", "E506", "Available: english, exact, "),
         ("train km --recipe cpuu", "E205", "Did you mean 'cpu'?"),
         ("eval km --recipe cpuu", "E205", "Did you mean 'cpu'?"),
+        ("recipes cat ../../etc/passwd", "E205", "Available: "),
+        ("recipes cat nope.x/cpu", "E205", "Available: "),
         ("recipes cat km/cpuu", "E205", "Did you mean 'km/cpu'?"),
         ("recipes cp km/cpuu x.yaml", "E205", "Did you mean 'km/cpu'?"),
         ("recipes cat llink_plugins.smollm2/cpuu", "E205", "Did you mean 'llink_plugins.smollm2/cpu'?"),

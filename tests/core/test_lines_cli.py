@@ -166,6 +166,11 @@ def test_json_stays_json_in_any_encoding(encoding: str) -> None:
     assert json.loads(done.stdout.decode(encoding))["text"] == "é👍 €"
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a file without end")
+def test_a_file_without_end() -> None:
+    assert "[E508] A line has over 67,108,864 characters" in llink("translate", "--file", "/dev/zero", status=1).stderr
+
+
 def test_lone_surrogate_in_an_instruction() -> None:
     done = llink("generate", KHMER[0], "--instruction", "What is it?\udcff", "--json", *SHORT)
     assert json.loads(done.stdout)["instruction"] == "What is it?\udcff"

@@ -17,6 +17,7 @@ import click
 
 from llink.bounded import Unfit, read_text
 from llink.data.encoding import HEAD, encoding_of
+from llink.data.files import MAX_RUN
 from llink.errors import LlinkError
 
 MAX_DOCUMENT = 1 << 26
@@ -122,7 +123,7 @@ def _stdin() -> Any:
 def _each(source: io.TextIOBase) -> Iterator[Line]:
     """Each line without its end; what is over ``LONGEST`` is read, and not held."""
     while line := source.readline(LONGEST + 1):
-        problem = None
+        problem, seen = None, len(line)
         if wrong := _UNDECODED.search(line):
             place = len(line[: wrong.start()].encode())
             problem = LlinkError("E508", f"Not UTF-8 (byte {place}).", "Convert it, with iconv for one.")
@@ -133,6 +134,11 @@ def _each(source: io.TextIOBase) -> Iterator[Line]:
             )
             rest = source.readline(LONGEST + 1)
             whole = not rest or rest.endswith("\n")
+            seen += len(rest)
+            if seen > MAX_RUN:
+                raise LlinkError(
+                    "E508", f"A line has over {MAX_RUN:,} characters: this is no text.", "Convert it to UTF-8."
+                )
         yield problem or line.removesuffix("\n")
 
 
