@@ -125,7 +125,7 @@ def main() -> None:
         ],
         [
             "memory of the second, MB: up to six tenths, from nine on",
-            f"{mean(second, 1, 0.6 * count)}, {mean(second, 0.9 * count, count)}",
+            f"{mean(second, killed + 1, 0.6 * count)}, {mean(second, 0.9 * count, count)}",
         ],
         ["the most, MB", f"{max(mb for _, mb in first + second):,.0f}"],
         ["lines a second, starts included", f"{count / (took + more):,.0f}"],
