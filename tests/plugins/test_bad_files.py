@@ -18,6 +18,7 @@ from pyarrow import parquet
 
 from llink import LlinkError
 from llink.cli.lines import lines_of
+from llink.data.encoding import encoding_of
 from llink.data.files import MAX_LINE
 from llink.data.pairs import LeftOut, Pair, Pairs, english_text, read_pairs, rows, training_pairs
 from llink.recipe import Data
@@ -43,6 +44,11 @@ def broken(folder: Path, name: str) -> dict[str, str]:
 def tsv(folder: Path, *lines: str, end: str = "\r\n") -> list[tuple[str, str]]:
     (folder / "x.tsv").write_bytes("".join(line + end for line in lines).encode())
     return sides(folder, "x.tsv")
+
+
+@pytest.mark.parametrize("data", [b"1\n1\n1\n\0\n", b"a\tb\0\nc\td\n", b"x\0yz\r\n\r\n"])
+def test_a_zero_byte_makes_no_utf16(data: bytes) -> None:
+    assert encoding_of(data) == "utf-8"
 
 
 def test_columns_that_nobody_named(tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ def read_whole(file: Path) -> str:
     try:
         return read_text(file, MAX_DOCUMENT)
     except Unfit as error:
-        raise LlinkError("E508", f"{file} {error}.", error.hint or "Convert it to UTF-8, or cut it in parts.") from None
+        hint = "" if "cannot be read" in str(error) else "Convert it to UTF-8, or cut it in parts."
+        raise LlinkError("E508", f"{file} {error}.", error.hint or hint) from None
 
 
 def count(file: Path | None) -> int | None:
