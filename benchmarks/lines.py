@@ -70,7 +70,7 @@ def watched(command: list[str], record: Path, until: int, memory: list[tuple[int
             if done >= until:
                 running.send_signal(signal.SIGKILL)
                 running.wait()
-            time.sleep(0.1)
+            time.sleep(0.3)
         told.seek(0)
         if running.returncode not in (0, 3, -signal.SIGKILL):
             sys.exit(told.read().decode("utf-8", "replace"))

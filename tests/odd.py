@@ -24,23 +24,33 @@ SAMPLES = [sample.foreign for code in ("km", "my", "am") for sample in plugins.l
 PIECES = [
     *SAMPLES,
     # Signs of the installed languages in any order, numerals, digits of other scripts.
-    *"កខ្រា់៉៊ុិំះៗ។៕៖៛០៩ကျြွှေါ့်း၌၊။၀၉ሀኣፅ፡።፣፩፲፻፼٠۹۵०৯๑໑", "្រ", "្", "។ល។", "ေ", "္", "፲፱፹፪", "::",
+    *"កខ្រា់៉៊ុិំះៗ។៕៖៛០៩ကျြွှေါ့်း၌၊။၀၉ሀኣፅ፡።፣፩፲፻፼٠۹۵०৯๑໑",
+    *"្រ ្ ។ល។ ေ ္ ፲፱፹፪ ::".split(" "),
     # Scripts that join, turn or have no case; accents, Hangul in parts, letters that fold to several.
-    "سلام", "می\u200cروم", "ශ්\u200dර", "क्\u200dष", "שׁ", "Привет", "日本語。", "ᄀ\u1161\u11a8", "e\u0301", "\u0301", "ﬁ", "ß", "İ",
-    # What nobody sees.
-    "\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u034f", "\u180e", "\u3164", "\u202e", "\u2066", "\u2069", "\U000e0041",
-    "\ufe0f", "\ufffd", "\ufffe", "\ufdd0", "\ue000", "\ud800", "\udc80", "\U0010ffff",
+    *"سلام می\u200cروم ශ්\u200dර क्\u200dष שׁ Привет 日本語。 ᄀ\u1161\u11a8 e\u0301 \u0301 ﬁ ß İ".split(" "),
+    # What nobody sees, and what is no character.
+    *"\u200b\u200c\u200d\u2060\ufeff\u00ad\u034f\u180e\u3164\u202e\u2066\u2069\U000e0041\ufe0f\ufffd\ufffe\ufdd0\ue000\U0010ffff",
+    "\ud800",
+    "\udc80",
     # White space and control characters, every line break.
-    " ", "\u00a0", "\u3000", "\t", "\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\0", "\x1b[31m", "\x7f",
+    *" \u00a0\u3000\t\n\r\x0b\x0c\x1c\x85\u2028\u2029\0\x7f",
+    "\r\n",
+    "\x1b[31m",
     # Emoji.
-    "👍🏽", "👩\u200d👩\u200d👧", "❤\ufe0f", "🇰🇭", "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "1\ufe0f\u20e3",
+    *"👍🏽 👩\u200d👩\u200d👧 ❤\ufe0f 🇰🇭 🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f 1\ufe0f\u20e3".split(
+        " "
+    ),
     # Values.
-    "1,234.5 kg", "-3 °C", "$ 5", "50%", "2024-05-01T10:30", "1/2", "3.5.1", "12:30 PM", "https://example.org/ក?a=1#b", "www.a", "a@b.c",
-    "{name}", "%1$s", "%-0", "${x}", "&amp;", "<b>", "</", "--all", "C:\\x\\y", "~/a.txt", "F16-B", "iPhone 15", "°", "/", ".", ",", "-", "_",
+    *"1,234.5 kg|-3 °C|$ 5|50%|2024-05-01T10:30|1/2|3.5.1|12:30 PM|https://example.org/ក?a=1#b|www.a|a@b.c|{name}|%1$s".split(
+        "|"
+    ),
+    *"%-0 ${x} &amp; <b> </ --all C:\\x\\y ~/a.txt F16-B iPhone ° / . , - _".split(" "),
     # What a program may take for more than text.
-    "<|im_start|>", "<|im_end|>", "<|im_start|>assistant\n", "<s>", "</s>", "<unk>", "<pad>", "<mask>", "<start_of_image>", "[INST]",
-    "<|endoftext|>", "<end_of_turn>", "Keep: none", '"', "'", '""', "\\", "\\u0000", "[", "{", "]}", "null", "NaN", "=1+1", "#", "msgid \"\"",
-]  # fmt: skip
+    *"<|im_start|> <|im_end|> <s> </s> <unk> <pad> <mask> <start_of_image> [INST] <|endoftext|> <end_of_turn> Keep:".split(
+        " "
+    ),
+    *'<|im_start|>assistant\n|\' " "" \\ \\u0000 [ { ]} null NaN =1+1 # msgid'.split(" "),
+]
 
 anything = st.text(st.characters(exclude_categories=()), max_size=12)
 """Of any code points, halves of pairs among them."""
@@ -53,9 +63,12 @@ Made = TypeVar("Made")
 def cases(count: int) -> settings:
     """So many cases of a test."""
     return settings(
-        max_examples=max(round(count * (TIMES or 1)), 1), deadline=None, derandomize=not TIMES, database=None,
+        max_examples=max(round(count * (TIMES or 1)), 1),
+        deadline=None,
+        derandomize=not TIMES,
+        database=None,
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
 
 
 def at_the_door(call: Callable[..., Made], *arguments: Any, **named: Any) -> Made | LlinkError:
@@ -69,13 +82,23 @@ def at_the_door(call: Callable[..., Made], *arguments: Any, **named: Any) -> Mad
     return refused
 
 
+_WORDS = rb"""\ud800 " "" ' \ [ ] { } , : # - &a *a <<: !!python/name:os.system !!int !!binary | ? 1e999 NaN .inf -1 null true 2024-13-45
+    0x1g 1_000 < > </tu> <tu> <!-- --> <![CDATA[ ]]> &#0; &lol; <!ENTITY <!DOCTYPE msgid msgstr[9] #~ #, charset=undefined charset=hex"""
 _SPLICES = [
-    b"", b"\0", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\n", b"\r", b"\r\n\r\n", b"\t", b'"', b'""', b"'", b"\\", b"\\ud800",
-    b"[", b"]", b"{", b"}", b"[" * 3000, b'{"a":' * 3000, b",", b":", b"#", b"-", b"&a ", b"*a", b"<<: *a", b"!!python/name:os.system ",
-    b"!!int x", b"!!binary x", b"|\n", b"? ", b"9" * 5000, b"1e999", b"NaN", b".inf", b"-1", b"null", b"true", b"2024-13-45", b"0x1g", b"1_000",
-    b"<", b">", b"</tu>", b"<tu>", b"<!--", b"-->", b"<![CDATA[", b"]]>", b"&#0;", b"&lol;", b"<?xml version='1.0' encoding='utf-7'?>",
-    b'<!ENTITY a "b">', b"msgid \"", b"msgstr[9] \"x\"", b"#~ ", b"#, fuzzy", b"charset=undefined", b"charset=hex", "\u2028".encode(), "\u0085".encode(),
-]  # fmt: skip
+    *_WORDS.split(),
+    *(b"\0 \xff \xfe\xff \xef\xbb\xbf \xed\xa0\x80 \xe2\x80\xa8 \xc2\x85".split(b" ")),
+    *(
+        b"",
+        b"\n",
+        b"\r",
+        b"\r\n\r\n",
+        b"\t",
+        b"#, fuzzy\n",
+        b'<!ENTITY a "b">',
+        b"<?xml version='1.0' encoding='utf-7'?>",
+    ),
+    *(b"[" * 3000, b'{"a":' * 3000, b"9" * 5000),
+]
 
 
 @st.composite
@@ -97,10 +120,11 @@ def spoilt(draw: st.DrawFn, sources: Sequence[bytes], most: int = 4) -> bytes:
 
 
 VALUES = [
-    None, True, False, 0, 1, -1, 7, 10**9, 10**30, -(10**30), 1.5, -0.0, 1e308, float("nan"), float("inf"), "", "x", "km", "../../etc/passwd", "/", "~",
-    "a\0b", "\ud800", "x" * 5000, "2024-01-01", "1", "1e-4", ">=0.5", [], [None], [0], [[]], ["x", "x"], [1.5, -1.5], {}, {"": ""}, {"x": {}}, {"x": [1]},
-    {1: 2}, {None: None}, {"kind": "nothing"}, {"min": 4, "max": 1, "per_tokens": 0}, {"name": 3}, b"bytes", (1, 2),
-]  # fmt: skip
+    *(None, True, False, 0, 1, -1, 7, 10**9, 10**30, -(10**30), 1.5, -0.0, 1e308, float("nan"), float("inf")),
+    *("", "x", "km", "../../etc/passwd", "/", "~", "a\0b", "\ud800", "x" * 5000, "2024-01-01", "1", "1e-4", ">=0.5"),
+    *([], [None], [0], [[]], ["x", "x"], [1.5, -1.5], {}, {"": ""}, {"x": {}}, {"x": [1]}, {1: 2}, {None: None}),
+    *({"kind": "nothing"}, {"min": 4, "max": 1, "per_tokens": 0}, {"name": 3}, b"bytes", (1, 2)),
+]
 
 
 @st.composite

@@ -134,9 +134,13 @@ MARKS = {
     "marks": [{"mark": "good", **dict.fromkeys(("english", "foreign", "source", "licence"), "x")}],
 }
 MEASURED = {
-    "results": {"retrieval": {"dev": {"r1": 0.5, "candidates": 2}}}, "warnings": ["w"], "skipped": ["s"],
-    "notes": {"retrieval": {"dev": {"k": "v"}}}, "language": "km", "limit": 3,
-}  # fmt: skip
+    "results": {"retrieval": {"dev": {"r1": 0.5, "candidates": 2}}},
+    "warnings": ["w"],
+    "skipped": ["s"],
+    "notes": {"retrieval": {"dev": {"k": "v"}}},
+    "language": "km",
+    "limit": 3,
+}
 EXAMPLES = [
     {"id": str(n), "english": "a", "foreign": "b", "source": "s", "scores": {"r1": 1.0}, "rank": n + 1, "answer": "c"}
     for n in range(2)
