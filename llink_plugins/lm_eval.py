@@ -109,6 +109,7 @@ class LlinkLM(LM):
             if not options.get("do_sample"):
                 options = {}  # a temperature of 0 and its like: greedy is the default
             for rows, prompts in self._batches(requests, group):
+                # Without the guard against loops: a task's numbers are compared with those that others publish for it.
                 embeds, mask = pad_left(prompts)
                 for i, text in zip(rows, generate(self.engine.decoder, embeds, mask, limit, **options), strict=True):
                     ends = [text.find(stop) for stop in stops if stop]

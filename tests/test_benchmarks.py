@@ -31,6 +31,7 @@ FEW = {
     "stress": ["--requests", "6", "--threads", "3", "--tokens", "2"],
     "ddp": ["--pairs", "20", "--examples", "8", "--batch", "2"],
     "gpu": ["--tiny", "--repeats", "2"],
+    "lines": ["--lines", "500", "--tokens", "2"],
 }
 
 
@@ -78,6 +79,9 @@ def test_benchmark(name: str, home: Path, tmp_path: Path) -> None:
         assert "Measured on" in section
     if name == "stress":
         assert "| answers that no adapter of the language gives | 0 |" in section
+    if name == "lines":
+        assert "| lines in the end | 500 |" in section
+        assert "| lines lost or repeated, or of another text | 0 |" in section
 
 
 def test_encoding_needs_the_recipes_text(tmp_path: Path) -> None:

@@ -64,21 +64,29 @@ def read_json(path: Path, most: int = MAX_JSON) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        Unfit: as ``read_text`` and ``plain``; or it is no JSON, or no object.
+        Unfit: as ``read_text``, ``parse_json`` and ``plain``; or it is no object.
     """
-    try:
-        value = json.loads(read_text(path, most))
-    except RecursionError:
-        raise Unfit(f"is nested deeper than {MAX_DEPTH} levels") from None
-    except json.JSONDecodeError as error:
-        raise Unfit(f"is not valid JSON: {error}") from None
-    except ValueError as error:
-        # Python's own limit: a number of more than 4300 digits.
-        raise error if isinstance(error, Unfit) else Unfit(f"cannot be read: {error}") from None
+    value = parse_json(read_text(path, most))
     if not isinstance(value, dict):
         raise Unfit("is not a JSON object")
     plain(value, MAX_JSON)
     return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON text stands for: of one line, or of bytes that have a bound already.
+
+    Raises:
+        Unfit: it is no JSON, or nested deeper than Python can follow, or a number has more than 4,300 digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise Unfit("is nested too deep") from None
+    except json.JSONDecodeError as error:
+        raise Unfit(f"is not valid JSON: {error}") from None
+    except ValueError as error:
+        raise Unfit(f"cannot be read: {error}") from None
 
 
 def read_yaml(path: Path) -> Any:

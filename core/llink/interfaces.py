@@ -334,7 +334,10 @@ def package_folder(package: str, folder: str) -> Path:
     import importlib.util
     from pathlib import Path as _Path
 
-    spec = importlib.util.find_spec(package) if package else None
+    try:
+        spec = importlib.util.find_spec(package) if package else None
+    except (ImportError, ValueError, AttributeError):  # no name of a package, or of one inside what is none
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         return _Path("/nonexistent") / package / folder
     return _Path(next(iter(spec.submodule_search_locations))) / folder

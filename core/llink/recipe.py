@@ -97,7 +97,7 @@ class Data(_Section):
     """How often a source's pairs are seen in an epoch, by name; once where it is not named."""
     match_means: bool = False
     """Whether English inputs are moved to the foreign texts' mean, see ``llink.features.cache.MatchedMeans``."""
-    columns: dict[str, str] = {}
+    columns: dict[str, Annotated[str, Field(min_length=1, max_length=1000)]] = {}
     """Names of the ``english`` and ``foreign`` fields in a hub data set, dots for nesting."""
 
 

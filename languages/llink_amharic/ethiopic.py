@@ -18,6 +18,8 @@ _HOMOPHONES = str.maketrans(
 # A full stop is typed as two word spaces or two colons where a keyboard has no "።".
 _FULL_STOP = re.compile(r"፡ ?፡|(?<=[ሀ-ፚ]) ?::")
 _NUMERAL = re.compile(r"(?<!\d)[፩-፼]+(?!\d)")
+_BEHIND_NUMBER = re.compile(r"[\d፩-፼] $")
+_BEFORE_GROUP = re.compile(r" \d{3}(?!\d)")
 # Tens and ones before and behind a ፻, and such groups before and behind each ፼.
 _PAIR = "(?:[፲-፺][፩-፱]?|[፩-፱])"
 _GROUP = f"(?:{_PAIR}?፻{_PAIR}?|{_PAIR})"
@@ -52,9 +54,16 @@ def punctuate(text: str) -> str:
 def ascii_numerals(text: str) -> str:
     """``text`` with each Ethiopic numeral as the number it stands for: ፳፻፲፭ is 2015, and so is the year ፳፲፭.
 
-    The numerals have no zero and no place value. A run that is neither a number nor such a year is left as it is.
+    The numerals have no zero and no place value. A run that is neither a number nor such a year is left as it is, and so
+    is one that would look like the thousands, or their last three digits, of a number beside it.
     """
-    return _NUMERAL.sub(lambda match: _read(match[0]), text)
+    return _NUMERAL.sub(lambda match: _beside(match, text), text)
+
+
+def _beside(match: re.Match[str], text: str) -> str:
+    read = _read(match[0])
+    group = len(read) == 3 and _BEHIND_NUMBER.search(text, max(0, match.start() - 2), match.start())
+    return match[0] if group or _BEFORE_GROUP.match(text, match.end()) else read
 
 
 def _read(numeral: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 ZAWGYI = 0.95
 """Probability from which a text counts as Zawgyi, as myanmar-tools recommends."""
+PASSES = 4
+"""Signs in disorder, once in order, may look like Zawgyi: they are read so until nothing changes."""
 
 # Digit zero and seven look like the letters wa and ra; a vowel sign or asat never follows a digit.
 _LOOKALIKES = {"၀": "ဝ", "၇": "ရ"}
@@ -42,7 +44,9 @@ def _line_to_unicode(line: str) -> str:
 
     # The converter prints to stdout what its table lacks, and leaves that out.
     with contextlib.redirect_stdout(io.StringIO()):
-        return str(convert(line, "zawgyi", "unicode"))
+        converted = str(convert(line, "zawgyi", "unicode"))
+    # What still looks so is signs in any order, in neither encoding.
+    return line if _detector().get_zawgyi_probability(converted) >= ZAWGYI else converted
 
 
 def letters(text: str) -> str:

@@ -4,13 +4,13 @@ from llink.hookspecs import hookimpl
 from llink.interfaces import Language
 from llink_khmer.samples import SAMPLES
 from llink_khmer.sources import SOURCES
-from llink_khmer.spelling import ordered
+from llink_khmer.spelling import DISCOURAGED, ordered
 
 
 class Khmer(Language):
     def normalise(self, text: str) -> str:
-        """As in every language, with the signs of each syllable in one order."""
-        return ordered(super().normalise(text))
+        """As in every language, with the signs of each syllable in one order, and no letter that Unicode discourages."""
+        return ordered(super().normalise(text.translate(DISCOURAGED)))
 
     def sentences(self, text: str) -> list[str]:
         """As in every language, but "។ល។" ("and so on") is one mark, not an end and an "ល"."""

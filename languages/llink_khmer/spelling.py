@@ -41,6 +41,10 @@ _TRIISAP, _MUUSIKATOAN, _BA = "\u17ca", "\u17c9", "\u1794"
 _FIRST_SERIES = regex.compile("[\u1780-\u1783\u1785-\u1788\u178a-\u178d\u178f-\u1792\u1795-\u1797\u179e-\u17a0\u17a2]")
 
 
+DISCOURAGED = {0x17A3: "\u17a2", 0x17A4: "\u17a2\u17b6", 0x17B4: "", 0x17B5: "", 0x17D8: "\u17d4\u179b\u17d4"}
+"""Characters whose use Unicode discourages, and what its chart has in their place: nothing for two vowels that nobody sees."""
+
+
 def ordered(text: str) -> str:
     """``text`` with the signs of each syllable in the one order and encoding."""
     return _SYLLABLE.sub(lambda match: match[1] + _signs(match[1], match[2]), text)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TOGETHER = 200
 """Entries that are parsed at once."""
+_LINE = re.compile(r'\s*(?:#~\s*)?(?:msg\w+(?:\[\d*\])?\s*)?"(?:[^"\\]|\\.)*"\s*')
 LAYOUT = "entries with an English msgid and a translation"
 
 
@@ -83,6 +84,10 @@ def _parsed(block: list[tuple[int, str]]) -> list[tuple[int, polib.POEntry | Bro
     content = "\n".join(line for _, line in block) + "\n\n"
     if len(content) > MAX_LINE:
         return [(block[0][0], Broken(f"longer than {MAX_LINE:,} characters"))]
+    for number, line in block:
+        if line and not line.startswith("#,") and not _LINE.fullmatch(line):
+            # polib would take the first and the last letter for the marks.
+            return [(block[0][0], Broken(f"no text between quotation marks (line {number})"))]
     try:
         entries = list(polib.pofile(content, encoding="utf-8"))
     except (OSError, ValueError, IndexError) as error:

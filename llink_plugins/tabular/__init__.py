@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from llink_plugins.tabular.json_rows import BLOCK, is_spread, spread_rows
 
 FIELDS = ("english", "foreign", "source", "licence")
 SIDES = FIELDS[:2]
+_LETTER = re.compile(r"[^\W\d_]")
 
 
 def read_jsonl(where: str, language: str | None, columns: Mapping[str, str]) -> Iterator[Row]:
@@ -61,7 +63,9 @@ def read_tsv(where: str, language: str | None, columns: Mapping[str, str]) -> It
         places = head or {names[side]: number for number, side in enumerate(SIDES)}
         row = {name: cells[number] for name, number in places.items() if number < len(cells)}
         missing = [names[side] for side in SIDES if names[side] not in row]
-        if missing:
+        if not head and len(cells) > 2 and not _LETTER.search(cells[0]):
+            yield place, Broken(f"{len(cells)} cells, no words in the first; name the columns in the first line")
+        elif missing:
             why = f"{len(cells)} cells, none for {missing[0]}" if head else "no tab between two texts"
             yield place, Broken(why)
         else:

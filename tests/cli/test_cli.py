@@ -159,6 +159,8 @@ def test_version() -> None:
         ("eval km --suite usage,", "E506", "Available: english, exact, "),
         ("train km --recipe cpuu", "E205", "Did you mean 'cpu'?"),
         ("eval km --recipe cpuu", "E205", "Did you mean 'cpu'?"),
+        ("recipes cat ../../etc/passwd", "E205", "Available: "),
+        ("recipes cat nope.x/cpu", "E205", "Available: "),
         ("recipes cat km/cpuu", "E205", "Did you mean 'km/cpu'?"),
         ("recipes cp km/cpuu x.yaml", "E205", "Did you mean 'km/cpu'?"),
         ("recipes cat llink_plugins.smollm2/cpuu", "E205", "Did you mean 'llink_plugins.smollm2/cpu'?"),
@@ -347,7 +349,15 @@ def test_bug_is_one_line_and_the_traceback_is_there_on_demand(tmp_path: Path) ->
     assert result.returncode == 70
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("llink: [bug] AttributeError: ")
-    assert "LLINK_DEBUG=1" in result.stderr
+    # Where to report it, and what to attach.
+    for told in (
+        "LLINK_DEBUG=1",
+        "Please report it where you got LLINK from",
+        "the command",
+        "traceback",
+        "`llink doctor`",
+    ):
+        assert told in result.stderr
     assert "Traceback" in llink("languages", PYTHONPATH=str(tmp_path), LLINK_DEBUG="1").stderr
 
 

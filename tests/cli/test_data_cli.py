@@ -82,6 +82,9 @@ def test_dedupe(mixed: Path, tmp_path: Path) -> None:
     assert "does not end in .jsonl" in run("dedupe", mixed, "--out", tmp_path / "x.csv", status=2).stderr
     before = out.read_bytes()
     assert "[E218]" in run("dedupe", mixed, "--out", out, status=1).stderr
+    (tmp_path / "broken.tsv").write_bytes(b"\xff\n")
+    assert "[E211]" in run("dedupe", tmp_path / "broken.tsv", "--out", tmp_path / "none.jsonl", status=1).stderr
+    assert not (tmp_path / "none.jsonl").exists()
     assert out.read_bytes() == before
     run("dedupe", mixed, "--by", "english", "--out", tmp_path / "english.jsonl")
     assert [english for english, _ in rows(tmp_path / "english.jsonl")] == ["Water", "two fish", "empty"]

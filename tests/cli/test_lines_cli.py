@@ -159,6 +159,18 @@ def test_text_of_other_widths_is_read(encoding: str) -> None:
     assert done.stdout.startswith("Hello\n")
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-8"])
+def test_json_stays_json_in_any_encoding(encoding: str) -> None:
+    code = [sys.executable, "-m", "llink", "translate", "é👍 €", "--json"]
+    done = subprocess.run(code, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True)
+    assert json.loads(done.stdout.decode(encoding))["text"] == "é👍 €"
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a file without end")
+def test_a_file_without_end() -> None:
+    assert "[E508] A line has over 67,108,864 characters" in llink("translate", "--file", "/dev/zero", status=1).stderr
+
+
 def test_lone_surrogate_in_an_instruction() -> None:
     done = llink("generate", KHMER[0], "--instruction", "What is it?\udcff", "--json", *SHORT)
     assert json.loads(done.stdout)["instruction"] == "What is it?\udcff"
@@ -225,7 +237,13 @@ def test_resume_refuses_what_would_not_fit(tmp_path: Path) -> None:
     file.write_text("2024-05-01\n123\n456\n")  # more of them
     llink(*arguments, "--resume", status=3)
     assert out.read_text() == "2024-05-01\n123\n456\n"
-    (tmp_path / ".answers.txt.llink.json").unlink()
+    record = tmp_path / ".answers.txt.llink.json"
+    for wrong in ({"lines": -1}, {"end": "x"}, {"counts": 3}, {"lines": None}, {"settings": []}):
+        whole = record.read_text()
+        record.write_text(json.dumps({**json.loads(whole), **wrong}))
+        assert "[E540]" in llink(*arguments, "--resume", status=1).stderr
+        record.write_text(whole)
+    record.unlink()
     assert "[E540]" in llink(*arguments, "--resume", status=1).stderr
     assert out.read_text() == "2024-05-01\n123\n456\n"
     llink("translate", "123", "--resume", status=2)

@@ -24,6 +24,15 @@ def test_a_line_that_a_kill_cut_off(tmp_path: Path) -> None:
     assert Kept(path) == {"a": "one", "b": "two", "c": "three"}
 
 
+def test_lines_that_no_run_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(
+        b"[" * 100_000 + b'\n\xff\n{"key": "a", "answer": 3}\n{"key": ["b"], "answer": "x"}\n9' + b"9" * 5000 + b"\n"
+    )
+    Kept(path).keep({"c": "three"})
+    assert Kept(path) == {"['b']": "x", "c": "three"}
+
+
 def test_only_what_is_allowed(tmp_path: Path) -> None:
     path = tmp_path / "verdicts.jsonl"
     Kept(path, "verdict").keep({"a": "A", "b": "perhaps"}, judge="somebody")

@@ -143,6 +143,8 @@ def wrong(folder: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> Langua
         "names: {}",
         "[]",
         "templates: 3",
+        "[" * 100_000,
+        "templates: {students: '{value}'}\n" * 20_000,
     ],
 )
 def test_wrong_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:

@@ -27,6 +27,7 @@ from llink.evaluation.judging.local import LocalJudge
 from llink.features.cache import FeatureCache
 from llink.home import home
 from llink.plugins import language
+from llink.store.endpoint import MAX_REPLY
 from llink.store.models import load_decoder
 from llink_khmer import SAMPLES
 
@@ -217,7 +218,7 @@ def test_a_judge_that_does_not_answer(server: Server) -> None:
 
 
 def test_a_judge_that_is_no_endpoint(server: Server) -> None:
-    for raw in (b"<html>", b"[]", b'{"choices": []}', b"null"):
+    for raw in (b"<html>", b"[]", b'{"choices": []}', b"null", b"[" * 100_000, b" " * (MAX_REPLY + 1) + b"{}"):
         server.raw = raw
         with pytest.raises(LlinkError, match=r"\[E526\].*not a chat endpoint's reply"):
             judge_at(server, waits=()).verdicts(comparisons(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def test_names_in_own_letters() -> None:
     assert plugins.language("my").verbatim("မန္တလေး ၃") == ["Mandalay", "3"]
 
 
-@pytest.mark.parametrize("content", ["[]", "ក: 3", "ក: [", "3: x"])
+@pytest.mark.parametrize("content", ["[]", "ក: 3", "ក: [", "3: x", "'': x", "[" * 100_000, "ក: &a x\n" * 40_000])
 def test_broken_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     package = tmp_path / f"broken_names_{len(content)}_{content[0].isalpha()}"
     package.mkdir()
@@ -89,6 +90,18 @@ def test_broken_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: 
     with pytest.raises(LlinkError, match=r"\[E531\].*names\.yaml") as caught:
         broken.verbatim("x")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("unit", ["a", "a.", "A-", "1-", "%0", "Aa, ", "a@", "www.", "/@"])
+def test_time_grows_with_the_text_alone(unit: str) -> None:
+    """Nothing is looked for from each letter to the end: that was minutes for a text of this length."""
+    khmer = plugins.language("km")
+    khmer.verbatim("ក 1")  # tables that are made once
+    before = time.process_time()
+    khmer.verbatim(unit * (100_000 // len(unit)))
+    assert time.process_time() - before < 12
+    khmer.verbatim("%" + "0" * 20_000)
+    assert time.process_time() - before < 15
 
 
 def test_numerals_of_each_language() -> None:

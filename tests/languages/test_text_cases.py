@@ -23,6 +23,9 @@ from llink.language.generic import generic_language
         ("កាំ", ["កំា"]),
         ("ធ្វើ", ["ធើ្វ", "ធ្វេី", "ធេី្វ"]),  # a vowel in two parts
         ("កោះ", ["កេាះ", "កះោ"]),
+        # Letters and signs that Unicode discourages.
+        ("អានអី", ["\u17a4នអី", "\u17a3ានអី", "អ\u17b5ានអ\u17b4ី"]),
+        ("ប៊ិច។ល។", ["ប៊ិច\u17d8", "ប៊ិច \u17d8"]),
     ],
 )
 def test_khmer_order(canonical: str, typed: list[str]) -> None:
@@ -66,6 +69,42 @@ def test_geez_numerals(written: str, read: list[str]) -> None:
     assert amharic.verbatim(text) == read
     if not read:
         assert text == written
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("፲፪ ፻", ["12"]),
+        ("፪ ፻፳፫ ሰዎች", ["2"]),
+        ("፪፡፻፳፫", ["2"]),
+        ("2 ፻፳፫", ["2"]),
+        ("፪ 123", ["123"]),
+        ("፲ ፳", ["10", "20"]),
+        ("፻፡፳", ["100", "20"]),
+    ],
+)
+def test_geez_numerals_side_by_side_are_never_thousands(written: str, read: list[str]) -> None:
+    amharic = plugins.language("am")
+    text = amharic.normalise(written)
+    assert amharic.normalise(text) == text
+    assert amharic.verbatim(text) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("ទំ.១២-១៥", ["12", "15"]),  # an abbreviation
+        ("គាត់ទៅ.៥ នាក់មក", ["5"]),
+        ("ក,១២ និង ១៣", ["12", "13"]),
+        ("នស/រកម/០១០១/០០១", ["0101/001"]),
+        ("ឆ្នាំ.១២/៣/២០២៤", ["12/3/2024"]),
+        ("ក ៣.៥ ១.០០០,៥០", ["3.5", "1.000,50"]),
+        (".៥", []),  # not five
+    ],
+)
+def test_numbers_behind_a_mark_that_is_the_words(text: str, values: list[str]) -> None:
+    khmer = plugins.language("km")
+    assert khmer.verbatim(khmer.normalise(text)) == values
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pyarrow import parquet
 
 from llink import LlinkError
 from llink.cli.lines import lines_of
+from llink.data.encoding import encoding_of
 from llink.data.files import MAX_LINE
 from llink.data.pairs import LeftOut, Pair, Pairs, english_text, read_pairs, rows, training_pairs
 from llink.recipe import Data
@@ -43,6 +44,43 @@ def broken(folder: Path, name: str) -> dict[str, str]:
 def tsv(folder: Path, *lines: str, end: str = "\r\n") -> list[tuple[str, str]]:
     (folder / "x.tsv").write_bytes("".join(line + end for line in lines).encode())
     return sides(folder, "x.tsv")
+
+
+@pytest.mark.parametrize("data", [b"1\n1\n1\n\0\n", b"a\tb\0\nc\td\n", b"x\0yz\r\n\r\n"])
+def test_a_zero_byte_makes_no_utf16(data: bytes) -> None:
+    assert encoding_of(data) == "utf-8"
+
+
+def test_columns_that_nobody_named(tmp_path: Path) -> None:
+    """A number in front is no English."""
+    rows = "".join(f"{n}\t{english}\t{foreign}\n" for n, (english, foreign) in enumerate(PAIRS))
+    (tmp_path / "x.tsv").write_text(rows, encoding="utf-8")
+    assert set(broken(tmp_path, "x.tsv").values()) == {
+        "3 cells, no words in the first; name the columns in the first line"
+    }
+    (tmp_path / "x.tsv").write_text(f"id\tenglish\tforeign\n{rows}", encoding="utf-8")
+    assert sides(tmp_path, "x.tsv") == PAIRS
+    (tmp_path / "x.tsv").write_text("".join(f"{e}\t{f}\tCC-BY 2.0\n" for e, f in PAIRS), encoding="utf-8")
+    assert sides(tmp_path, "x.tsv") == PAIRS
+
+
+def test_half_a_character_and_nothing_to_see(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(
+        '{"english": "a\\ud83d", "foreign": "x"}\n{"english": "\\u200b", "foreign": "x"}\n'
+        '{"english": "a\\ud83d\\udc4d", "foreign": "x"}\n'
+    )
+    assert sides(tmp_path, "x.jsonl") == [("a👍", "x")]
+    assert broken(tmp_path, "x.jsonl") == {
+        "x.jsonl:1": "english: half a character (a lone surrogate)", "x.jsonl:2": "english: no text",
+    }  # fmt: skip
+
+
+def test_catalogue_of_texts_without_quotation_marks(tmp_path: Path) -> None:
+    """The library would read them less their first and last letters."""
+    good = "".join(f'msgid "{english}"\nmsgstr "{foreign}"\n\n' for english, foreign in PAIRS)
+    (tmp_path / "x.po").write_text(f"{good}msgid Water is cold\nmsgstr Something else\n\n", encoding="utf-8")
+    assert sides(tmp_path, "x.po") == PAIRS
+    assert broken(tmp_path, "x.po") == {"x.po:7": "no text between quotation marks (line 7)"}
 
 
 TABLE = "english\tforeign\r\n" + "".join(f"{english}\t{foreign}\r\n" for english, foreign in PAIRS)

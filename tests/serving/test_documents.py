@@ -111,6 +111,23 @@ def test_a_damaged_one_is_told() -> None:
             parse(content, Path("x.srt"))
 
 
+@pytest.mark.parametrize(
+    ("content", "suffix"),
+    [
+        ("1\n99999999999999:00:01,000 --> 00:00:02,000\na\n\n", ".srt"),
+        ("9" * 5000 + "\n00:00:01,000 --> 00:00:02,000\na\n\n", ".srt"),
+        ("<p>a</p><![foo[ x", ".html"),
+    ],
+)
+def test_what_its_library_trips_over(content: str, suffix: str) -> None:
+    with pytest.raises(LlinkError, match=rf"\[E541\] x\{suffix} is damaged: "):
+        parse(content, Path(f"x{suffix}"))
+
+
+def test_markdown_of_an_old_mac() -> None:
+    assert parse("# a\rb\r\rc\r\n", Path("x.md")).texts == ["a", "b", "c"]
+
+
 def test_on_the_command_line(tmp_path: Path) -> None:
     """What needs no reading; no model is loaded."""
     page, out = tmp_path / "page.md", tmp_path / "page.en.md"

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from llink import Engine
+from llink.adapter.prompt import build
+from llink.adapter.slots import answer_ids
 from llink.interfaces import Decoder
 from llink.serving.loops import LONGEST, TIMES, TIMES_MARKS, LoopGuard
 from llink.store.models import load_decoder
@@ -93,3 +95,11 @@ def test_a_batch_says_what_each_says_alone(engine: Engine) -> None:
     alone = [engine.generate(text, "km", max_new_tokens=40) for text in texts]
     assert engine.generate(texts, "km", max_new_tokens=40) == alone
     assert engine.generate(texts, "km", max_new_tokens=40, loop_guard=False) != alone
+
+
+def test_what_the_decoder_reads_itself_is_guarded_too(decoder: Decoder) -> None:
+    """The baselines are compared with answers that are, and self-distilled answers are trained on."""
+    word = letters(decoder)[0]
+    prompts = [build(decoder, "Translate to English.", text=text) for text in KHMER[:2]]
+    found = answer_ids(decoder, prompts, 12, sequence_bias={(word,): 50.0})
+    assert all(ids[:TIMES] == [word] * TIMES and ids[TIMES] != word for ids in found)

@@ -113,7 +113,7 @@ def generate(
 def generate_ids(
     decoder: Decoder, embeds: Tensor, mask: Tensor | None = None, max_new_tokens: int = 128, **options: Any
 ) -> list[list[int]]:
-    """Greedy answers to B prompts given as embeddings, as token ids up to the end of the turn.
+    """Greedy answers to B prompts given as embeddings, as token ids up to the end of the turn; no guard against loops.
 
     Args:
         embeds: ``[B, P, D]``, left-padded where the prompts differ in length.
@@ -143,11 +143,17 @@ def answer_prompts(decoder: Decoder, prompts: Sequence[Prompt], max_new_tokens: 
 def answer_ids(
     decoder: Decoder, prompts: Sequence[Prompt], max_new_tokens: int = 128, **options: Any
 ) -> list[list[int]]:
-    """Greedy answers to prompts of plain text, without slots, in one batch; one of full length did not end."""
+    """Greedy answers to prompts of plain text, without slots, in one batch; one of full length did not end.
+
+    They are kept from repeating themselves, as those that are read through slots are: the two are compared.
+    """
+    from llink.serving.loops import LoopGuard
+
     device = decoder.embedding_matrix().device
     with torch.inference_mode():
         embeds, mask = pad_left([prompt_embeddings(decoder, p, None, device)[0] for p in prompts])
-    return generate_ids(decoder, embeds, mask, max_new_tokens, **options)
+    guard = LoopGuard(decoder, [True] * len(prompts))
+    return generate_ids(decoder, embeds, mask, max_new_tokens, logits_processor=[guard], **options)
 
 
 def pad_left(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -27,6 +28,8 @@ BUG = 70
 REPORT = "where you got LLINK from"
 """The project has no public address of its own yet."""
 INTERRUPTED = 130
+ESCAPES = "llink-escapes"
+"""How characters are written that an output's encoding has not."""
 
 
 class LazyGroup(click.Group):
@@ -133,6 +136,17 @@ def end(ctx: click.Context, message: str, status: int) -> None:
     ctx.exit(status)
 
 
+def escapes(error: UnicodeError) -> tuple[str, int]:
+    """As ``backslashreplace``, but in the one form that JSON has too: four digits, twice for a character beyond them."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(units[::2], units[1::2], strict=True)), error.end
+
+
+codecs.register_error(ESCAPES, escapes)
+
+
 def debug() -> bool:
     """Whether tracebacks and the libraries' own warnings are wanted."""
     return os.environ.get("LLINK_DEBUG", "") not in ("", "0")
@@ -148,7 +162,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that has no Khmer gets escapes, not a crash.
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=ESCAPES)
     if not debug():
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")

@@ -15,9 +15,13 @@ from typing import Any
 
 import click
 
+from llink.bounded import Unfit, read_text
 from llink.data.encoding import HEAD, encoding_of
+from llink.data.files import MAX_RUN
 from llink.errors import LlinkError
 
+MAX_DOCUMENT = 1 << 26
+"""Bytes of a file that is read in one piece."""
 LONGEST = 100_000
 """Characters of a line that are held; a longer one is refused, and what is over that is skipped."""
 AHEAD = 512
@@ -55,13 +59,10 @@ def lines_of(text: str | None, file: Path | None) -> Iterator[Line]:
 def read_whole(file: Path) -> str:
     """All of a UTF-8 file; E508 where that cannot be had."""
     try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LlinkError(
-            "E508", f"{file} is not UTF-8 (byte {error.start}).", "Convert it, with iconv for one."
-        ) from None
-    except OSError as error:
-        raise LlinkError("E508", f"{file} cannot be read: {error.strerror}.") from None
+        return read_text(file, MAX_DOCUMENT)
+    except Unfit as error:
+        hint = "" if "cannot be read" in str(error) else "Convert it to UTF-8, or cut it in parts."
+        raise LlinkError("E508", f"{file} {error}.", error.hint or hint) from None
 
 
 def count(file: Path | None) -> int | None:
@@ -123,7 +124,7 @@ def _stdin() -> Any:
 def _each(source: io.TextIOBase) -> Iterator[Line]:
     """Each line without its end; what is over ``LONGEST`` is read, and not held."""
     while line := source.readline(LONGEST + 1):
-        problem = None
+        problem, seen = None, len(line)
         if wrong := _UNDECODED.search(line):
             place = len(line[: wrong.start()].encode())
             problem = LlinkError("E508", f"Not UTF-8 (byte {place}).", "Convert it, with iconv for one.")
@@ -134,6 +135,11 @@ def _each(source: io.TextIOBase) -> Iterator[Line]:
             )
             rest = source.readline(LONGEST + 1)
             whole = not rest or rest.endswith("\n")
+            seen += len(rest)
+            if seen > MAX_RUN:
+                raise LlinkError(
+                    "E508", f"A line has over {MAX_RUN:,} characters: this is no text.", "Convert it to UTF-8."
+                )
         yield problem or line.removesuffix("\n")
 
 

@@ -71,11 +71,17 @@ class OutFile:
             raise self._refused("nothing beside it says how far it came, so another program made it")
         if found.get("version") != VERSION:
             raise self._refused("another version of LLINK wrote it")
-        before = found.get("settings", {})
+        before = found.get("settings")
+        before = before if isinstance(before, dict) else {}
         if changed := sorted(k for k in {**before, **self.settings} if before.get(k) != self.settings.get(k)):
             raise self._refused(f"it was begun with another {' and '.join(changed)}")
-        self.done, self.end, self._wanted = int(found["lines"]), int(found["end"]), str(found["texts"])
-        self.counts = {str(name): int(count) for name, count in found["counts"].items()}
+        try:
+            self.done, self.end, self._wanted = int(found["lines"]), int(found["end"]), str(found["texts"])
+            self.counts = {str(name): int(count) for name, count in found["counts"].items()}
+            if min(self.done, self.end) < 0:
+                raise ValueError("less than nothing")
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise self._refused(f"{self.record.name} beside it is damaged") from None
         if self.path.stat().st_size < self.end:
             raise self._refused("it is shorter than it was")
         with self.path.open("r+b") as file:

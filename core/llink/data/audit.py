@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llink.bounded import Unfit, read_json
 from llink.data.pairs import Pair, share
 from llink.errors import LlinkError
 from llink.interfaces import Language
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from llink.features.cache import FeatureCache
 
 GOOD, BAD = "good", "bad"
+MAX_MARKS = 1 << 26
+"""Bytes of the file of marks."""
 FEWEST = 3
 """Pairs of each source that a sample has at least, where it has as many."""
 
@@ -118,14 +121,16 @@ def read_marks(path: Path, language: Language) -> Marks:
         LlinkError: E528 when it cannot be read, is none, is for another language or marks nothing.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, MAX_MARKS)
         code, sources = content["language"], {str(name): int(n) for name, n in content["sources"].items()}
         marked: dict[str, list[Pair]] = {GOOD: [], BAD: []}
         for row in content["marks"]:
             pair = Pair(*(_text(row, name) for name in ("english", "foreign", "source", "licence")))
             marked[row["mark"]].append(pair)
-    except OSError as error:
-        raise LlinkError("E528", f"{path} cannot be read: {error.strerror}.") from error
+    except Unfit as error:
+        raise LlinkError(
+            "E528", f"{path} {error}.", "Give the file that the page's button Save marks wrote."
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LlinkError(
             "E528", f"{path} holds no marks of an audit ({type(error).__name__}: {' '.join(str(error).split())[:80]}).",

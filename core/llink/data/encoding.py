@@ -20,6 +20,7 @@ _MARKS = (
 _WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 # Python counts these among its encodings of text; no file of text is in them.
 _NO_TEXT = {"utf-7", "idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"}
+_ASCII = re.compile(rb"[\0\t\n\r -~]*")
 _ESCAPED = re.compile("[\udc80-\udcff]")
 """What the error handler ``surrogateescape`` makes of bytes that are no UTF-8."""
 
@@ -75,6 +76,8 @@ def _wide(head: bytes) -> str | None:
     zeros = head.count(b"\0")
     if not zeros or re.search(rb"[ -~]{16}", head) or (100 * zeros < len(head) and sound_utf8([head])):
         return None
+    if 4 * zeros < len(head) and _ASCII.fullmatch(head):
+        return None  # half of such text would be zeros
     found: dict[str, int] = {}
     for name in _WIDE:
         try:

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from llink.adapter.prompt import SYSTEM, TASKS, build
+from llink.bounded import parse_json
 from llink.data.files import lines, written
 from llink.data.kept import Kept
 from llink.data.pairs import (
@@ -120,7 +121,7 @@ class DecoderAuthor(Author):
 
     def __init__(self, decoder: Decoder, licence: str = "unknown") -> None:
         self.decoder, self.name, self.licence = decoder, decoder.name, licence
-        self.signature = decoder.fingerprint
+        self.signature = hashlib.sha256(f"guarded {decoder.fingerprint}".encode()).hexdigest()
 
     def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[str]:
         from llink.adapter.slots import answer_ids
@@ -379,7 +380,7 @@ def _counts(left_out: Counter[str]) -> str:
 def _row(line: str) -> Instruction | None:
     """A row out of a line; None where it is broken."""
     try:
-        raw = json.loads(line)
+        raw = parse_json(line)
         raw.setdefault("task", "other")
         raw.setdefault("instruction", TASKS.get(raw["task"]))
         row = Instruction(**{name: raw[name] for name in Instruction.__dataclass_fields__ if name in raw})

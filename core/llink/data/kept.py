@@ -7,6 +7,8 @@ import os
 from collections.abc import Container, Mapping
 from pathlib import Path
 
+from llink.bounded import parse_json
+
 
 class Kept(dict[str, str]):
     """Key -> answer, as the file at ``path`` has them; a line that a kill cut off, or of another kind, is passed over.
@@ -20,11 +22,11 @@ class Kept(dict[str, str]):
     def __init__(self, path: Path, name: str = "answer", allowed: Container[str] | None = None) -> None:
         super().__init__()
         self.path, self.name = path, name
-        for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else ():
+        for line in path.read_bytes().split(b"\n") if path.exists() else ():
             try:
-                row = json.loads(line)
-                if allowed is None or row[name] in allowed:
-                    self[row["key"]] = row[name]
+                row = parse_json(line)
+                if isinstance(row[name], str) and (allowed is None or row[name] in allowed):
+                    self[str(row["key"])] = row[name]
             except (ValueError, KeyError, TypeError):
                 continue
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from sys import intern
 from typing import Any
 
 from llink import plugins
+from llink.bounded import parse_json
 from llink.data.files import lines, written
 from llink.errors import LlinkError
 from llink.interfaces import Broken, PairReader
+from llink.language.unread import is_blank
 from llink.progress import track
 from llink.recipe import Data
 
@@ -24,6 +27,7 @@ BROKEN = "broken"
 GENERAL = "general English"
 """Source of English sentences that state none."""
 LOST = "\ufffd"
+_HALF = re.compile("[\ud800-\udfff]")
 """What decoders put in place of bytes that are no character."""
 MOST_BROKEN = 0.1
 """Share of broken rows from which on a file is not trained on: who made it, made it wrong."""
@@ -336,7 +340,7 @@ def _sentences(path: Path, licence: str) -> Iterator[tuple[str, tuple[str, tuple
             yield place, (line, (GENERAL, licence))
         else:
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError:
                 row = None
             if isinstance(row, dict) and isinstance(text := row.get("text"), str) and LOST not in text:
@@ -411,9 +415,11 @@ def _wrong(text: Any) -> str | None:
         return "no text" if text is None else f"no text but {type(text).__name__}"
     if LOST in text:
         return "a character was lost in decoding (U+FFFD)"
+    if _HALF.search(text):
+        return "half a character (a lone surrogate)"
     if "\0" in text:
         return "a zero character"
-    return None if text.strip() else "no text"
+    return "no text" if is_blank(text) else None
 
 
 def _field(row: Mapping[str, Any], dotted: str) -> Any:

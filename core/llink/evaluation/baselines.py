@@ -80,4 +80,4 @@ def readers(subject: Subject) -> list[str]:
 
 
 def _key(made_by: str, text: str, task: str) -> str:
-    return hashlib.sha256(f"{made_by}{TASKS[task]}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return hashlib.sha256(f"guarded {made_by}{TASKS[task]}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -13,8 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from llink.bounded import Unfit, read_yaml
 from llink.data.pairs import Pair, share
 from llink.errors import LlinkError
 from llink.evaluation.base import ANSWER_TOKENS, Evaluator, Metrics, Result, Skip, Subject, mean, prediction
@@ -210,7 +209,7 @@ def _spelled(text: str) -> str:
 
 @cache
 def _own() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_yaml(FILE)
     return content
 
 
@@ -229,10 +228,10 @@ def _read(language: Language) -> tuple[dict[str, str], dict[str, str]]:
     if not path.is_file():
         return {}, {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         found = {str(name): str(text) for name, text in content["templates"].items()}
         names = {str(name): str(own) for name, own in (content.get("names") or {}).items()}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+    except (Unfit, AttributeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise LlinkError("E523", f"{path} cannot be read: {reason}", "Write it like that of Khmer.") from error
     for name, text in found.items():

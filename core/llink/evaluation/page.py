@@ -11,7 +11,7 @@ from typing import Any
 from llink.evaluation import SUITES, evaluator
 from llink.evaluation.base import whole
 from llink.evaluation.plots import plots
-from llink.evaluation.results import Evaluation
+from llink.evaluation.results import Evaluation, damage_of
 from llink.home import atomic_write, ensure_folder
 
 SHOWN = 8
@@ -66,7 +66,11 @@ def html(evaluation: Evaluation, images: dict[str, bytes]) -> str:
     for (suite, name), rows in evaluation.examples.items():
         if suite in ("translate", "tasks", "exact", "long"):
             head = ["text", "English", "answer"]
-            shown = [[row["foreign"], row.get("reference", row["english"]), row["answer"]] for row in rows[:SHOWN]]
+            with damage_of(evaluation.folder):
+                shown = [
+                    [str(row.get(of, row["english"])) for of in ("foreign", "reference", "answer")]
+                    for row in rows[:SHOWN]
+                ]
             parts.append(
                 f"<details><summary>{escape(suite)}, {escape(name)}: answers</summary>{_table(head, shown)}</details>"
             )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from llink.evaluation.results import Evaluation
+from llink.evaluation.results import Evaluation, damage_of
 from llink.evaluation.retrieval import bucket
 from llink.training.figures import OURS, REST, figure, png
 
@@ -23,7 +23,8 @@ def plots(evaluation: Evaluation) -> dict[str, bytes]:
             canvas = figure()
             axes = canvas.add_subplot()
             axes.spines[["top", "right"]].set_visible(False)
-            draw(axes, sets)
+            with damage_of(evaluation.folder):
+                draw(axes, sets)
             found[title] = png(canvas)
     return found
 

@@ -17,7 +17,7 @@ from llink.errors import LlinkError, unknown_name
 from llink.evaluation import BASELINES, SUITES, evaluator
 from llink.evaluation.base import Evaluator, Metrics, Skip, Subject
 from llink.evaluation.baselines import lora_hash
-from llink.evaluation.results import METRICS, PREDICTIONS
+from llink.evaluation.results import METRICS, PREDICTIONS, content_of
 from llink.features.cache import FeatureCache
 from llink.home import atomic_write, home, read_json, write_json
 from llink.interfaces import Language
@@ -135,7 +135,7 @@ def measure(
             "lora": lora_hash(lora), **({"max_slots": max_slots} if max_slots else {}),
         }  # fmt: skip
         report.about = {**about, "data": _hash({name: _texts(rows) for name, rows in dev.items()})}
-        earlier = read_json(out / METRICS) if out else {}
+        earlier = content_of(out) if out else {}
         for suite in evaluators:
             try:
                 sets = suite.sets(subject, dev)

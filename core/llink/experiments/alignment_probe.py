@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from llink.evaluation.zero_shot import zero_shot
 from llink.experiments.base import Changes, Experiment, Row, Study
 from llink.experiments.drawing import bars
 from llink.recipe import Recipe
+from llink.training.plot import read_log
 from llink.training.run import Run
 
 LOW = 0.20
@@ -79,7 +79,7 @@ class AlignmentProbe(Experiment):
 
 def health(run: Run) -> dict[str, float]:
     """What must be right for stage A to learn: loss, input, teachers, projections, queue."""
-    rows = [json.loads(line) for line in (run.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_log(run.out)
     steps = [row for row in rows if row.get("stage") == "a" and "info_nce" in row]
     projector = run.aligned().projector
     first = run.pairs.rows[:FIRST]

@@ -12,8 +12,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import regex
-import yaml
 
+from llink.bounded import Unfit, read_yaml
 from llink.errors import LlinkError
 from llink.language.text import script_counts
 from llink.language.unicode import ascii_number_marks
@@ -35,13 +35,16 @@ _OWN = "".join(map(chr, range(0xFDD0, 0xFDDA)))
 _AS_ASCII = str.maketrans(_OWN, "0123456789")
 _D = f"[0-9{_OWN}]"
 _W = f"A-Za-z_0-9{_OWN}"
+# An abbreviation, or the last word of a sentence, in another script ("ទំ.១២"): its mark is no part of the number.
+_AFTER_WORD = "(?<=[\u0250-\ufdcf\ufdda-\U0010ffff][.,/])"
 # In the order in which they take their characters: a number in an address is not a number. A letter of another
-# script may stand right before or behind; Khmer and Burmese write no spaces.
+# script may stand right before or behind; Khmer and Burmese write no spaces. What may begin at any letter is bounded in
+# length (a scheme, the part of an e-mail address before its sign): without an end it would be looked for from each.
 _KINDS = {
-    "url": r"(?:[a-z][a-z0-9+.-]*://|www\.|mailto:)[\w\-.~:/?#@!$&*+,;=%]*[\w/=#~-]",
-    "email": r"(?<![\w.])[\w.%+-]+@[\w-]+(?:\.[\w-]+)+",
+    "url": r"(?:[a-z][a-z0-9+.-]{0,30}://|www\.|mailto:)[\w\-.~:/?#@!$&*+,;=%]*[\w/=#~-]",
+    "email": r"(?<![\w.])[\w.%+-]{1,64}@[\w-]+(?:\.[\w-]+)+",
     "placeholder": (
-        r"%\(\w+\)[sd]|%(?:\d+\$)?[-+#0]*\d*(?:\.\d+)?(?:hh|h|ll|l|z)?[sdiufgxXc@](?![A-Za-z])|%\d(?!\d)|%[A-Z][A-Z_]+%?|"
+        r"%\(\w+\)[sd]|%(?:\d{1,3}\$)?[-+#0]{0,5}\d{0,5}(?:\.\d+)?(?:hh|h|ll|l|z)?[sdiufgxXc@](?![A-Za-z])|%\d(?!\d)|%[A-Z][A-Z_]+%?|"
         r"\$\{\w+\}|\$[A-Za-z_]\w*|\$\(\w+\)|\{\{?[\w.]+\}?\}|&[a-z]+;|</?[A-Za-z][^<>]{0,40}>"
     ),
     "option": r"(?<![^\s(\"'“])--?[A-Za-z][\w-]*",
@@ -49,7 +52,7 @@ _KINDS = {
     "file": r"(?<![\w.-])[\w-]+(?:\.[\w-]+)*\.[a-z][a-z0-9]{1,4}(?![\w-]|\.\w)",
     # And fractions, of which neither half stands for itself.
     "date": (
-        rf"(?<![{_W}/.-])(?<!{_D},)(?:{_D}{{4}}-{_D}{{1,2}}-{_D}{{1,2}}(?:T{_D}{_D}:{_D}{_D}(?::{_D}{_D})?)?|"
+        rf"(?:(?<![{_W}/.-])(?<!{_D},)|{_AFTER_WORD})(?:{_D}{{4}}-{_D}{{1,2}}-{_D}{{1,2}}(?:T{_D}{_D}:{_D}{_D}(?::{_D}{_D})?)?|"
         rf"{_D}{{4}}/{_D}{{1,2}}/{_D}{{1,2}}|{_D}{{1,2}}/{_D}{{1,2}}/{_D}{{2,4}}|{_D}{{1,4}}/{_D}{{1,4}}(?![.,]{_D})|"
         rf"{_D}{{4}}\.{_D}{{1,2}}\.{_D}{{1,2}}|{_D}{{1,2}}\.{_D}{{1,2}}\.{_D}{{4}}|{_D}{{1,2}}-{_D}{{1,2}}-{_D}{{4}}|"
         rf"{_D}{{1,2}}:{_D}{_D}(?::{_D}{_D})?(?: ?[AaPp][Mm]\b)?)(?![{_W}/])"
@@ -57,7 +60,7 @@ _KINDS = {
     # Groups of three may stand apart. A number behind letters is part of a code, but for one in other digits that ends
     # an address.
     "number": (
-        rf"(?:(?<![{_W}.,/])|(?<=[A-Za-z])(?=[{_OWN}]))(?:[$€£¥] ?)?(?:(?<![{_W})-])[-+])?"
+        rf"(?:(?<![{_W}.,/])|(?<=[A-Za-z])(?=[{_OWN}])|{_AFTER_WORD})(?:[$€£¥] ?)?(?:(?<![{_W})-])[-+])?"
         rf"(?:{_D}{{1,3}}(?: {_D}{{3}})+(?!{_D})|{_D}+)(?:[.,]{_D}+)*"
         rf"(?: ?(?:{UNITS})(?![A-Za-z0-9]))?(?![{_W}]|-[A-Z])"
     ),
@@ -129,12 +132,13 @@ def names(package: str) -> tuple[dict[str, str], Any]:
     if not path.is_file():
         return {}, None
     try:
-        known = yaml.safe_load(path.read_text(encoding="utf-8"))
+        known = read_yaml(path)
         if not isinstance(known, dict) or not all(isinstance(text, str) for text in (*known, *known.values())):
-            raise ValueError("it is no mapping of names to their English")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise LlinkError("E531", f"{path} cannot be read: {reason}", "Write it like that of Khmer.") from error
+            raise Unfit("is no mapping of names to their English")
+        if not all(known):
+            raise Unfit("has an empty name")
+    except Unfit as error:
+        raise LlinkError("E531", f"{path} cannot be used: it {error}.", "Write it like that of Khmer.") from error
     listed = "|".join(map(regex.escape, sorted(known, key=len, reverse=True)))
     return known, regex.compile(rf"(?<!{_STACKERS})(?:{listed})(?!\p{{M}})")
 
@@ -172,7 +176,7 @@ def _names(text: str) -> Iterator[tuple[int, str]]:
     shouted = len(words) > 1 and all(word[0].isupper() for word in words)
     for match in _NAME.finditer(text):
         name, start = match[0].split(" "), match.start()
-        if _SENTENCE_START.search(text[:start]) and (len(name) == 1 or name[0] in _FUNCTION_WORDS):
+        if _SENTENCE_START.search(text, max(0, start - 100), start) and (len(name) == 1 or name[0] in _FUNCTION_WORDS):
             first = name.pop(0)
             if len(first) > 1 and _INNER_CAPITAL.match(first) and first not in _FUNCTION_WORDS:
                 name.insert(0, first)

@@ -33,7 +33,13 @@ def parse(content: str, path: Path) -> Document:
     library, make = _FORMATS[path.suffix.lower()]
     if find_spec(library) is None:
         raise LlinkError("E541", f"{path} needs the package {library}.", 'Run: pip install "llink[documents]"')
-    return make(content, path)
+    try:
+        return make(content, path)
+    except LlinkError:
+        raise
+    except Exception as error:  # whatever the library trips over: a time of a million hours, a declaration without end
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise LlinkError("E541", f"{path} is damaged: {reason}.", "Check it in an editor of its kind.") from error
 
 
 def is_document(path: Path) -> bool:
@@ -132,7 +138,7 @@ def _markdown(content: str, path: Path) -> Document:
     """One text a run of words without markup; all else stays to the letter."""
     from markdown_it import MarkdownIt
 
-    content = content.replace("\r\n", "\n")
+    content = content.replace("\r\n", "\n").replace("\r", "\n")
     front = _FRONT.match(content)
     starts = [0]
     for line in content.split("\n"):

@@ -23,6 +23,8 @@ from llink.plugins import decoder_backends, encoder_backends
 from llink.store.registry import HubSource, ModelEntry, Role, load_registry, wrong_role
 
 RECORD = "llink.json"
+MAX_LAYERS = 1000
+"""Of a model: more would be built without end, for nothing."""
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,9 @@ def _local(folder: Path, role: Role | None) -> StoredModel:
     try:
         config = read_json(folder / "config.json")
         architecture = str((config.get("architectures") or [""])[0])
+        layers = config.get("num_hidden_layers", 0)
+        if not 0 <= layers <= MAX_LAYERS:
+            raise Unfit(f"has num_hidden_layers of {layers}, and {MAX_LAYERS} is the limit")
     except (ValueError, TypeError, LookupError) as error:
         why = f"config.json {error}" if isinstance(error, Unfit) else "no readable config.json"
         raise _no_model(folder, why, error.hint if isinstance(error, Unfit) else "") from error

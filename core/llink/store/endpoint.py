@@ -12,9 +12,12 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from llink.bounded import parse_json
 from llink.errors import LlinkError
 
 TIMEOUT = 60.0
+MAX_REPLY = 1 << 24
+"""Bytes of a reply that are read; what is cut off is no JSON any more."""
 WAITS = (1.0, 4.0, 15.0)
 """Seconds before each further try."""
 Kind = TypeVar("Kind", bound="Endpoint")
@@ -97,7 +100,7 @@ class Endpoint:
             },
         )
         with urllib.request.urlopen(request, timeout=self.timeout) as response:
-            return json.load(response)
+            return parse_json(response.read(MAX_REPLY))
 
 
 def without_thoughts(reply: str) -> str:

@@ -6,7 +6,6 @@ the text stands in the prompt as the decoder's own tokens, and there is neither 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -29,7 +28,7 @@ from llink.adapter.slots import in_batches
 from llink.data.instruct import read_instructions
 from llink.data.pairs import Pair, dev_pairs, english_text, training_pairs
 from llink.errors import LlinkError
-from llink.home import write_json
+from llink.home import read_json, write_json
 from llink.interfaces import Decoder
 from llink.progress import track
 from llink.recipe import Recipe, StageB
@@ -309,12 +308,8 @@ def carrying(decoder: Decoder, folder: Path) -> Iterator[None]:
 def read_about(folder: Path, decoder: Decoder | None = None) -> dict[str, Any]:
     """What is known of a trained baseline: examples, seconds, losses by dev set; E527 where the folder holds none, or one
     for another decoder than the one given."""
-    try:
-        about = dict(json.loads((folder / ABOUT).read_text(encoding="utf-8")))
-        found = about["baseline"] == NAME
-    except (OSError, ValueError, KeyError, TypeError):
-        found = False
-    if not found:
+    about = read_json(folder / ABOUT)
+    if about.get("baseline") != NAME:
         raise LlinkError(
             "E527", f"{folder} holds no {NAME} baseline.", f"Train one: llink train CODE --baseline {NAME}"
         )

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from llink.bounded import Unfit, parse_json
 from llink.errors import LlinkError
 from llink.home import atomic_write
 from llink.training.figures import OURS, REST, figure, png
@@ -31,11 +32,10 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run's log; a line that a kill cut off is left out."""
     path = folder / LOG
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with suppress(Unfit):
+            row = parse_json(line)
+            rows += [row] if isinstance(row, dict) else []
     return rows
 
 

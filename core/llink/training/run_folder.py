@@ -20,9 +20,10 @@ from typing import Any
 
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from llink.errors import LlinkError
-from llink.home import write_error, write_json
+from llink.home import read_json, write_error, write_json
 from llink.training import trackers
 from llink.training.machine import environment, gpu_peak, process_peak
 from llink.training.plot import LOG, PLOT, draw, read_log
@@ -271,11 +272,14 @@ def _ends_line(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
+_SESSIONS = TypeAdapter(list[Session])
+
+
 def _sessions(path: Path) -> list[Session]:
     """The sessions so far; what does not read as such is left behind, as it is only about what training took."""
     try:
-        sessions = [Session(**raw) for raw in json.loads(path.read_text(encoding="utf-8"))["sessions"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        sessions = _SESSIONS.validate_python(read_json(path).get("sessions", []))
+    except ValidationError:
         return []
     for session in sessions:
         if session.outcome == "running":

@@ -13,7 +13,6 @@ generated token, whichever is longer. The last two are rough.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from llink.adapter.bridge import Bridge
+from llink.bounded import Unfit, read_json
 from llink.errors import LlinkError, unknown_name
 from llink.features.cache import BATCH_TOKENS
 from llink.interfaces import ATTENTION_AND_MLP
@@ -171,9 +171,11 @@ def config_of(choice: ModelChoice) -> tuple[dict[str, Any], int | None]:
     for place in (Path(choice.name).expanduser(), models_folder() / choice.name):
         if (place / "config.json").is_file():
             try:
-                return dict(json.loads((place / "config.json").read_text(encoding="utf-8"))), layer
-            except ValueError as error:
-                raise LlinkError("E232", f"{place / 'config.json'} is damaged: {error}.", "Fetch it again.") from error
+                return read_json(place / "config.json"), layer
+            except Unfit as error:
+                raise LlinkError(
+                    "E232", f"{place / 'config.json'} {error}.", error.hint or "Fetch it again."
+                ) from error
     if choice.name not in known:
         raise LlinkError(
             "E232", f"The sizes of '{choice.name}' are not known: it is neither stored nor among {', '.join(known)}.",
@@ -190,19 +192,24 @@ def build_blank(choice: ModelChoice, role: str, device: str = "meta", dtype: tor
     """
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+    from llink.store import MAX_LAYERS
+
     raw, layer = config_of(choice)
-    cut = role == "encoder" and layer is not None and layer < raw.get("num_hidden_layers", 0)
-    if cut:
-        raw |= {"num_hidden_layers": layer}
-        if "layer_types" in raw:
-            raw["layer_types"] = raw["layer_types"][:layer]
     try:
+        layers = raw.get("num_hidden_layers", 0)
+        if not 0 <= layers <= MAX_LAYERS:
+            raise ValueError(f"num_hidden_layers is {layers}, and {MAX_LAYERS} is the limit")
+        cut = role == "encoder" and layer is not None and layer < layers
+        if cut:
+            raw |= {"num_hidden_layers": layer}
+            if "layer_types" in raw:
+                raw["layer_types"] = raw["layer_types"][:layer]
         config = AutoConfig.for_model(**raw)
         with torch.device(device):
             reads = role == "encoder"
             extra = {"add_pooling_layer": False} if reads and config.model_type in WITH_POOLER else {}
             model: Any = (AutoModel if reads else AutoModelForCausalLM).from_config(config, dtype=dtype, **extra)
-    except (TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever transformers does to a config that is none
         reason = " ".join(str(error).split())[:200]
         raise LlinkError("E232", f"No model can be made of the config of '{choice.name}': {reason}.") from error
     if cut and hasattr(model, "norm"):  # it belongs behind the last layer
