@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from llink.adapter.loops import LoopGuard
 from llink.adapter.prompt import SLOT, Prompt
 from llink.interfaces import Decoder
 
@@ -147,8 +148,6 @@ def answer_ids(
 
     They are kept from repeating themselves, as those that are read through slots are: the two are compared.
     """
-    from llink.serving.loops import LoopGuard
-
     device = decoder.embedding_matrix().device
     with torch.inference_mode():
         embeds, mask = pad_left([prompt_embeddings(decoder, p, None, device)[0] for p in prompts])

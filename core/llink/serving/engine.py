@@ -225,7 +225,7 @@ class Engine:
             instruction: a free instruction in English instead of a task.
             verbatim: whether adapters that have the verbatim channel use it, and the digits of a translation, summary or
                 title are those of the text's own values (``llink.serving.constrained``).
-            loop_guard: whether an answer is kept from repeating itself (``llink.serving.loops``).
+            loop_guard: whether an answer is kept from repeating itself (``llink.adapter.loops``).
             timeout: seconds until E514. cancel: set it from another thread for the same.
             options: those of transformers' ``generate`` that ``llink.serving.scheduler.OPTIONS`` names.
 

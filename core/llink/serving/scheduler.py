@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from llink.adapter.loops import LoopGuard
 from llink.adapter.lora import Lora, LoraSwitch
 from llink.adapter.slots import generate_ids, pad_left
 from llink.errors import LlinkError, unknown_name
 from llink.interfaces import Decoder
 from llink.serving.constrained import Known, KnownDigits
-from llink.serving.loops import LoopGuard
 
 OPTIONS = (
     "bad_words_ids", "begin_suppress_tokens", "do_sample", "early_stopping", "epsilon_cutoff", "eta_cutoff",
@@ -51,7 +51,7 @@ class Row:
         limit: tokens the answer may have.
         on_tokens: called in the worker whenever ``ids`` has grown.
         digits: what digits may spell in the answer; None for anything.
-        loop_guard: whether the answer is kept from repeating itself, see ``llink.serving.loops``.
+        loop_guard: whether the answer is kept from repeating itself, see ``llink.adapter.loops``.
         ids: the answer so far, and when ``done`` all of it.
     """
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from llink import Engine
+from llink.adapter.loops import LONGEST, TIMES, TIMES_MARKS, LoopGuard
 from llink.adapter.prompt import build
 from llink.adapter.slots import answer_ids
 from llink.interfaces import Decoder
-from llink.serving.loops import LONGEST, TIMES, TIMES_MARKS, LoopGuard
 from llink.store.models import load_decoder
 from llink_khmer import SAMPLES
 
