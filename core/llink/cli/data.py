@@ -180,7 +180,9 @@ def dedupe(files: tuple[str, ...], language: str | None, columns: dict[str, str]
                 kept += 1
                 yield pair
         if not kept:  # no file, rather than an empty one
-            raise LlinkError("E211", f"No pair in {', '.join(files)} ({counts.summary()}).", "Try `llink data validate`.")
+            raise LlinkError(
+                "E211", f"No pair in {', '.join(files)} ({counts.summary()}).", "Try `llink data validate`."
+            )
 
     write_pairs(out, fresh())
     click.echo(f"{counts.summary(kept)}\nWritten to {out}")

@@ -20,7 +20,6 @@ from llink.data.files import lines, written
 from llink.errors import LlinkError
 from llink.interfaces import Broken, PairReader
 from llink.recipe import Data
-from llink.unread import is_blank
 
 BROKEN = "broken"
 GENERAL = "general English"
@@ -405,7 +404,7 @@ def _wrong(text: Any) -> str | None:
         return "half a character (a lone surrogate)"
     if "\0" in text:
         return "a zero character"
-    return "no text" if is_blank(text) else None
+    return None if text.strip() else "no text"
 
 
 def _field(row: Mapping[str, Any], dotted: str) -> Any:
