@@ -192,7 +192,16 @@ def test_lfs_pointer_in_a_model(encoder_folder: str, tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[" * 100_000, "{}", '{"architectures": 3}', '{"architectures": ["XLMRobertaModel"]}']
+    "content",
+    [
+        "{",
+        "[" * 100_000,
+        "{}",
+        '{"architectures": 3}',
+        '{"architectures": ["XLMRobertaModel"]}',
+        '{"architectures": ["XLMRobertaModel"], "num_hidden_layers": 1000000000}',
+        '{"num_hidden_layers": []}',
+    ],
 )
 def test_model_of_a_broken_config(encoder_folder: str, tmp_path: Path, content: str) -> None:
     model = Path(shutil.copytree(encoder_folder, tmp_path / "model"))

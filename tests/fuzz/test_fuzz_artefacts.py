@@ -139,7 +139,7 @@ def test_adapters(
     at_the_door(load)
 
 
-@cases(200)
+@cases(100)
 @given(st.data())
 def test_configs_of_models(tmp_path_factory: pytest.TempPathFactory, encoder_folder: str, data: st.DataObject) -> None:
     folder = tmp_path_factory.getbasetemp() / "model"

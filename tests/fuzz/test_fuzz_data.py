@@ -101,7 +101,7 @@ def sound(found: Iterator[tuple[str, Pair | LeftOut]]) -> int:
 
 
 @pytest.mark.parametrize("suffix", FILES)
-@cases(250)
+@cases(200)
 @given(st.data(), st.booleans())
 def test_readers(tmp_path_factory: pytest.TempPathFactory, suffix: str, data: st.DataObject, packed: bool) -> None:
     content = data.draw(spoilt(FILES[suffix]))

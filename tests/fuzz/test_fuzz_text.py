@@ -138,7 +138,7 @@ def test_documents(text: str, suffix: str, data: st.DataObject) -> None:
         found.render(found.texts)
 
 
-@cases(150)
+@cases(100)
 @given(st.lists(texts, min_size=1, max_size=6), st.sampled_from(["km", "auto", "km"]), st.booleans())
 def test_answers(engine: Engine, rows: list[str], language: str, summarize: bool) -> None:
     """Through the tiny pair: as many answers as texts, each one of text, or what is wrong with that text."""

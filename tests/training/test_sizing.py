@@ -248,6 +248,10 @@ def test_what_cannot_be_estimated(raw_recipe: dict[str, Any], tmp_path: Path) ->
     (folder / "config.json").write_text("{half")
     with pytest.raises(LlinkError, match=r"\[E232\].*damaged"):
         build_blank(ModelChoice(name=str(folder)), "decoder")
+    for layers in ("1000000000", '"2"', "-1", "null"):
+        (folder / "config.json").write_text(f'{{"model_type": "llama", "num_hidden_layers": {layers}}}')
+        with pytest.raises(LlinkError, match=r"\[E232\] No model can be made"):
+            build_blank(ModelChoice(name=str(folder)), "decoder")
     (folder / "config.json").write_text('{"model_type": "no-such"}')
     with pytest.raises(LlinkError, match=r"\[E232\] No model can be made"):
         build_blank(ModelChoice(name=str(folder)), "decoder")

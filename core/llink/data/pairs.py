@@ -419,7 +419,7 @@ def _wrong(text: Any) -> str | None:
         return "half a character (a lone surrogate)"
     if "\0" in text:
         return "a zero character"
-    return "no text" if is_blank(text) else None
+    return None if text.strip() else "no text"
 
 
 def _field(row: Mapping[str, Any], dotted: str) -> Any:

@@ -120,7 +120,7 @@ def _summary(evaluation: Evaluation) -> list[list[str]]:
     """The one number of each suite, over all that was measured on."""
     rows = []
     for suite, sets in _in_order(evaluation):
-        primary = evaluator(suite).primary_metric if suite in SUITES else next(iter(next(iter(sets.values()))), "")
+        primary = evaluator(suite).primary_metric if suite in SUITES else next(iter(next(iter(sets.values()), {})), "")
         rows.append([suite, primary, *(_number(sets.get(name, {}).get(primary)) for name in _sets(evaluation))])
     return rows
 

@@ -22,9 +22,9 @@ class _Content(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     results: dict[str, dict[str, dict[str, float | int | None]]]
-    warnings: list[str]
-    skipped: list[str]
-    notes: dict[str, dict[str, dict[str, str]]]
+    warnings: list[str] = []
+    skipped: list[str] = []
+    notes: dict[str, dict[str, dict[str, str]]] = {}
 
 
 class _Example(BaseModel):

@@ -41,7 +41,7 @@ def unread(text: str, languages: Iterable[Language]) -> Unread | None:
         languages: those that the text may be in. Where one is written in Latin letters and does not deny the text by its
             ``likelihood``, Latin letters are read too.
     """
-    if is_blank(text):
+    if _BLANK.fullmatch(text):
         return Unread(text, BLANK)
     if _is_address(text.strip()):
         return Unread(text, ADDRESS)
@@ -55,11 +55,6 @@ def unread(text: str, languages: Iterable[Language]) -> Unread | None:
             if likelihood is None or likelihood >= 0.5:
                 return None
     return Unread(text, LATIN)
-
-
-def is_blank(text: str) -> bool:
-    """Whether there is nothing in a text that anybody sees."""
-    return _BLANK.fullmatch(text) is not None
 
 
 def _is_address(text: str) -> bool:

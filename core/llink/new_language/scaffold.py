@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from llink import __version__
+from llink.bounded import read_text
 from llink.errors import LlinkError
 from llink.home import ensure_folder, home, write_error
 from llink.interfaces import Language
@@ -136,8 +137,8 @@ def check_place(where: Place, code: str) -> bool:
 def brings(package: Path, code: str) -> bool:
     """Whether the source of a package makes a Language of that code; it is read, not run."""
     try:
-        tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, SyntaxError, ValueError):
+        tree = ast.parse(read_text(package / "__init__.py"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     nodes = list(ast.walk(tree))
     hook = any(isinstance(node, ast.FunctionDef) and node.name == "llink_languages" for node in nodes)

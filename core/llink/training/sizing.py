@@ -174,7 +174,7 @@ def config_of(choice: ModelChoice) -> tuple[dict[str, Any], int | None]:
                 return read_json(place / "config.json"), layer
             except Unfit as error:
                 raise LlinkError(
-                    "E232", f"{place / 'config.json'} {error}.", error.hint or "Fetch it again."
+                    "E232", f"{place / 'config.json'} is damaged: it {error}.", error.hint or "Fetch it again."
                 ) from error
     if choice.name not in known:
         raise LlinkError(
