@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[1]
 PLUGINS = ["llink_plugins", *(path.parent.name for path in sorted(ROOT.glob("languages/*/__init__.py")))]
 # The files and folders of core/llink from the ground up, plugins above; each imports of its own floor and of lower ones.
 FLOORS = [
-    "bounded errors figures endpoint generic hookspecs home interfaces iso kept lora_config progress quiet ranks recipe round_trip script text unicode unread verbatim",
+    "bounded called errors figures endpoint generic hookspecs home interfaces iso kept lora_config progress quiet ranks recipe round_trip script text unicode unread verbatim",
     "models plugins registry store",
-    "adapter bridge card constrained injectors lora losses passages projectors prompt reading scoring shared",
+    "adapter bridge card constrained injectors lora losses passages projectors prompt reading scoring shared translators",
     "data",
     "answers documents engine loops scheduler shelf",
     "training",

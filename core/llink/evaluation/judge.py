@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PAIRS = 32
 """A judge of 1.5 B parameters takes some seconds a verdict on a CPU, and each pair asks for two a baseline."""
-RIVALS = ("raw", "direct-lora")
+RIVALS = ("raw", "direct-lora", "cascade")
 BIASED = 0.2
 
 
