@@ -13,7 +13,7 @@ PLUGINS = ["llink_plugins", *(path.parent.name for path in sorted(ROOT.glob("lan
 FLOORS = [
     "bounded called errors figures endpoint generic hookspecs home interfaces iso kept lora_config progress quiet ranks recipe round_trip script text unicode unread verbatim",
     "models plugins registry store",
-    "adapter bridge card constrained injectors lora losses passages projectors prompt reading scoring shared translators",
+    "adapter bridge card constrained injectors lora losses passages projectors prompt reading scoring shared sharing translators",
     "data",
     "answers documents engine loops scheduler shelf",
     "training",
