@@ -331,11 +331,12 @@ def test_a_terminal_is_asked_for_what_nobody_knows(here: Path) -> None:
         command, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=here, env=environment()
     )
     os.close(slave)
-    os.write(master, b"Latn\n")
+    os.write(master, b"Latn\nMIT\n")
     out, err = process.communicate(timeout=120)
     os.close(master)
     assert process.returncode == 0, err
     assert b"Script that Klingon is written in" in err
+    assert 'license = "MIT"' in (here / "llink-klingon" / "pyproject.toml").read_text("utf-8")
     assert shown("tlh", here)["scripts"] == ["LATIN"]
     assert b"Klingon: tlh" in out
 

@@ -212,11 +212,11 @@ def install_adapter(folder: Path, language: Language) -> Path:
         raise LlinkError(
             "E112", f"The adapter cannot be copied to {place}: {error}.", f"Use it from {folder}."
         ) from error
-    _into_place(draft, place)
+    put_into_place(draft, place)
     return place
 
 
-def _into_place(new: Path, folder: Path) -> None:
+def put_into_place(new: Path, folder: Path) -> None:
     """Rename ``new`` to ``folder``; what was there is moved aside first and then deleted."""
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     if folder.exists():
@@ -420,7 +420,7 @@ def _save(folder: Path, new: Path, bridge: Bridge, lora: PeftModel, manifest: di
     full = Manifest(**manifest, slots=bridge.slots, bridge=bridge.config, files=files)
     atomic_write(new / MANIFEST, full.model_dump_json(indent=2) + "\n")
     write_card(new, full, folder.name)
-    _into_place(new, folder)
+    put_into_place(new, folder)
     return full
 
 

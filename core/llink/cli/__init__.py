@@ -21,7 +21,7 @@ from llink.errors import LlinkError, unknown_name
 
 COMMANDS = (
     "translate", "generate", "add-language", "remove-language", "inspect", "estimate", "data", "train", "experiment",
-    "eval", "report", "compare", "samples", "languages", "models", "plugins", "recipes", "doctor",
+    "eval", "report", "compare", "samples", "push", "pull", "search", "languages", "models", "plugins", "recipes", "doctor",
 )  # fmt: skip
 """Each is a module of this package (``-`` as ``_``) with a click command named ``command``, in the order of ``llink --help``."""
 BUG = 70

@@ -71,6 +71,11 @@ IN_SCRIPT = 0.9
 )
 @click.option("--source", default="", metavar="NAME", help="Name of the data where its rows state none.")
 @click.option("--licence", default="", metavar="TEXT", help="Licence of the data where its rows state none.")
+@click.option(
+    "--package-licence",
+    metavar="ID",
+    help="Of the package's own code, by its SPDX name.  [default: asked, else Apache-2.0]",
+)
 @click.option("--encoder", default="", metavar="NAME", help="The recipes' encoder.  [default: the registry's]")
 @click.option("--decoder", default="", metavar="NAME", help="The recipes' decoder.  [default: the registry's]")
 @click.option(
@@ -94,6 +99,7 @@ def command(
     dev_size: int,
     source: str,
     licence: str,
+    package_licence: str | None,
     encoder: str,
     decoder: str,
     into: Path | None,
@@ -119,6 +125,9 @@ def command(
     where = scaffold.place(language.name, language.code, into)
     language = replace(language, package=where.package)
     finished = scaffold.check_place(where, language.code)
+    if package_licence is None and asks and not where.in_checkout:
+        package_licence = _ask("Licence of the package's own code", "--package-licence", asks, default=scaffold.LICENCE)
+    code_licence = scaffold.licence_of(package_licence or scaffold.LICENCE)
     models = _models(encoder, decoder)
     direction = known[0].direction
 
@@ -129,7 +138,7 @@ def command(
         if sources:
             # Before anything is written, and once more when it is.
             _saved(prepared, folder, dry_run=True)
-    texts = scaffold.render(language, where, direction, prepared, models)
+    texts = scaffold.render(language, where, direction, prepared, models, code_licence)
     if not dry_run:
         with scaffold.alone(language.code):
             scaffold.reload()

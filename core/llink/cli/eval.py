@@ -14,7 +14,12 @@ from llink.errors import LlinkError, unknown_name
 from llink.evaluation import BASELINES, SUITES
 
 if TYPE_CHECKING:
+    from llink.data.pairs import Pair
+    from llink.interfaces import Language
     from llink.recipe import Recipe
+
+WHOLE = 1 << 20
+"""Pairs: more than any standard set has."""
 
 
 @click.command("eval", short_help="Measure a language adapter.")
@@ -30,13 +35,21 @@ if TYPE_CHECKING:
 @adapter_option
 @recipe_option
 @data_option
+@click.option(
+    "--set",
+    "standard",
+    metavar="NAMES",
+    help="Standard sets in place of the dev sets, whole: flores-plus, ntrex, tico19, alt, belebele; NAME=DIR reads a folder of "
+    "that layout.",
+)
 @click.option("--limit", type=click.IntRange(min=2), metavar="N", help="Use the first N pairs of each dev set.")
 @click.option(
     "--against",
     default="raw,english,encoder",
     show_default=True,
     metavar="NAMES",
-    help="Baselines beside it: raw, english, encoder, direct-lora (or direct-lora=DIR); none for none.",
+    help="Baselines beside it: raw, english, encoder, direct-lora (or direct-lora=DIR), cascade=MODEL, a translation model; "
+    "none for none.",
 )
 @click.option(
     "--out",
@@ -66,6 +79,7 @@ def command(
     adapter: str | None,
     recipe_name: str,
     data: Path,
+    standard: str | None,
     limit: int | None,
     against: str,
     out: Path | None,
@@ -93,22 +107,27 @@ def command(
         raise LlinkError(
             "E524", f"Recipe {path.stem} expects nothing of these suites.", "Add a section `expect` to it."
         )
-    baselines, lora = parse_baselines(against, Path("runs") / f"{entry.code}-{path.stem}-direct-lora" / "direct-lora")
+    own_lora = Path("runs") / f"{entry.code}-{path.stem}-direct-lora" / "direct-lora"
+    baselines, lora, cascade = parse_baselines(against, own_lora)
     chosen, folder = selected(code, adapter, recipe.encoder.name, recipe.decoder.name)
     recipe, data = on_file(recipe, data)
     out = out or Path("runs") / str(chosen)
 
+    sets = standard_sets(standard, entry)
     from llink.adapter.files import find_adapter, record_metrics
     from llink.evaluation.base import whole
     from llink.evaluation.run import measure
 
     found = measure(
-        entry, suites, recipe=recipe, data=data, adapter=folder, limit=limit, against=baselines, lora=lora, judge=judge,
+        entry, suites, recipe=recipe, data=data, adapter=folder, limit=limit or (WHOLE if sets else None), sets=sets, against=baselines, lora=lora, cascade=cascade, judge=judge,
         samples=ctx.get_parameter_source("data") is ParameterSource.DEFAULT, max_slots=max_slots,
         out=out, fresh=fresh,
     )  # fmt: skip
     results = {suite: {name: whole(values) for name, values in sets.items()} for suite, sets in found.metrics.items()}
     click.echo(report(results))
+    if sets:
+        for name, notes in found.notes.get("translate", {}).items():
+            click.echo("\n".join(f"{name}, {measure}: {notes[measure]}" for measure in ("chrf++", "bleu")))
     for line in (*(f"skipped: {s}" for s in found.skipped), *(f"warning: {w}" for w in found.warnings)):
         click.echo(line, err=True)
     click.echo(f"In {out}; as a page: llink report {out}", err=True)
@@ -127,16 +146,32 @@ def parse_suites(names: str) -> list[str]:
     return suites
 
 
-def parse_baselines(names: str, lora: Path) -> tuple[list[str], Path | None]:
-    """Baselines in the order given, and the folder of ``direct-lora`` (``lora`` where none is given); E506."""
+def parse_baselines(names: str, lora: Path) -> tuple[list[str], Path | None, str | None]:
+    """Baselines in the order given, the folder of ``direct-lora`` (``lora`` where none is given) and the model of
+    ``cascade``; E506, and E532 for a cascade without a model."""
     if names.strip() == "none":
-        return [], None
+        return [], None, None
     given = [name.strip().partition("=") for name in names.split(",")]
-    for name, equals, _ in given:
-        if name not in BASELINES or (equals and name != "direct-lora"):
+    for name, equals, value in given:
+        if name not in BASELINES or (equals and name not in ("direct-lora", "cascade")):
             raise unknown_name("E506", "baseline", name, BASELINES)
+        if name == "cascade" and not value:
+            raise LlinkError(
+                "E532", "No translation model is named.", "Write it as cascade=ORG/MODEL or cascade=FOLDER."
+            )
     folders = [Path(folder) if folder else lora for name, _, folder in given if name == "direct-lora"]
-    return list(dict.fromkeys(name for name, _, _ in given)), folders[0] if folders else None
+    models = [model for name, _, model in given if name == "cascade"]
+    chosen = list(dict.fromkeys(name for name, _, _ in given))
+    return chosen, folders[0] if folders else None, models[0] if models else None
+
+
+def standard_sets(names: str | None, language: Language) -> dict[str, list[Pair]] | None:
+    """The pairs of the standard sets that ``--set`` names; E534, E210."""
+    if names is None:
+        return None
+    from llink.data.standard import load_set
+
+    return dict(load_set(name.strip(), language) for name in names.split(","))
 
 
 def on_file(recipe: Recipe, data: Path) -> tuple[Recipe, Path]:

@@ -19,7 +19,6 @@ from llink.bounded import parse_json
 from llink.data.files import lines, written
 from llink.errors import LlinkError
 from llink.interfaces import Broken, PairReader
-from llink.language.unread import is_blank
 from llink.progress import track
 from llink.recipe import Data
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 SUITES = ("retrieval", "usage", "translate", "exact", "tasks", "long", "english", "tokens", "judge")
 """In the order of the report."""
-BASELINES = ("raw", "english", "encoder", "direct-lora")
-"""What an adapter is measured against: the decoder reading the foreign text or its English, the bare encoder, and a
-LoRA trained on the raw foreign text."""
+BASELINES = ("raw", "english", "encoder", "direct-lora", "cascade")
+"""What an adapter is measured against: the decoder reading the foreign text or its English, the bare encoder, a
+LoRA trained on the raw foreign text, and a translation model before the decoder."""
 
 
 def evaluator(suite: str) -> Evaluator:

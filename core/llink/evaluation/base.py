@@ -74,6 +74,7 @@ class Subject:
         limit: how many pairs of a set a suite looks at; None for its own default.
         against: baselines measured beside it.
         lora: folder of the ``direct-lora`` baseline.
+        cascade: translation model of the ``cascade`` baseline, see ``llink.evaluation.translators.Spec``.
         judge: name of the judge, see ``llink.evaluation.judging.open_judge``.
     """
 
@@ -85,6 +86,7 @@ class Subject:
     seed: int = 17
     against: tuple[str, ...] = ()
     lora: Path | None = None
+    cascade: str | None = None
     judge: str | None = None
     _answers: dict[tuple[str, int, bool, str], str] = field(default_factory=dict)
 

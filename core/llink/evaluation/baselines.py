@@ -1,7 +1,7 @@
 """What one would have without LLINK: answers of the same decoder, kept so that no run asks twice.
 
 ``raw`` reads the foreign text, ``english`` its English (the ceiling), ``direct-lora`` the foreign text through a LoRA
-that was trained on it.
+that was trained on it, ``cascade`` what a translation model makes of it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from llink.adapter.prompt import TASKS, build
@@ -19,7 +20,7 @@ from llink.evaluation.base import ANSWER_TOKENS, Subject
 from llink.home import ensure_folder, home
 from llink.progress import track
 
-READERS = ("raw", "english", "direct-lora")
+READERS = ("raw", "english", "direct-lora", "cascade")
 """Those that answer."""
 BATCH = 16
 
@@ -35,8 +36,16 @@ def baseline_answers(
         tokens: of an answer at most.
 
     Raises:
-        LlinkError: E527 when the ``direct-lora`` of the subject is none, or one for another decoder.
+        LlinkError: E527 when the ``direct-lora`` of the subject is none, or one for another decoder; E532 and E533 for
+            the model of ``cascade``.
     """
+    if name == "cascade":
+        from llink.evaluation.cascade import translations
+
+        translated = translations(subject, [p.foreign for p in rows])
+        if task == "translate":
+            return translated
+        rows, name = [replace(p, english=text) for p, text in zip(rows, translated, strict=True)], "english"
     texts = [p.english if name == "english" else p.foreign for p in rows]
     decoder = subject.engine.decoder
     known = Kept(ensure_folder(home() / "answers") / f"{decoder.fingerprint[:16]}-{tokens}.jsonl")

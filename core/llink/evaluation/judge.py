@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PAIRS = 32
 """A judge of 1.5 B parameters takes some seconds a verdict on a CPU, and each pair asks for two a baseline."""
-RIVALS = ("raw", "direct-lora")
+RIVALS = ("raw", "direct-lora", "cascade")
 BIASED = 0.2
 
 
@@ -40,7 +40,7 @@ class Preference(Evaluator):
         return dev
 
     def __call__(self, subject: Subject, rows: Sequence[Pair]) -> Result:
-        from llink.evaluation.judging.duel import calibrate, duel, summary
+        from llink.evaluation.judging.duel import calibrate, duel, near_misses, summary
 
         rows = subject.first(rows, PAIRS)
         references, ours = [p.english for p in rows], subject.answers(rows)
@@ -55,6 +55,11 @@ class Preference(Evaluator):
             metrics["calibration"] = calibrate(
                 judge, instruction, references, folder, sources=sources, seed=subject.seed
             )
+            missed = near_misses(judge, instruction, folder)
+            metrics |= {f"calibration [near miss, {kind}]": share for kind, share in missed.items()}
+            blind = [kind for kind, share in missed.items() if share <= 0.5]
+            if blind:
+                warnings.append(f"The judge is blind to a wrong {', '.join(blind)}: see `exact` for those.")
             for rival in rivals(subject):
                 theirs = baseline_answers(subject, rival, rows)
                 duels = duel(judge, instruction, references, ours, theirs, folder, f"Judging against {rival}")

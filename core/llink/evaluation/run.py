@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,8 +91,10 @@ def measure(
     limit: int | None = None,
     against: Sequence[str] = ("raw", "english", "encoder"),
     lora: Path | None = None,
+    cascade: str | None = None,
     judge: str | None = None,
     samples: bool = False,
+    sets: Mapping[str, Sequence[Pair]] | None = None,
     max_slots: int | None = None,
     out: Path | None = None,
     fresh: bool = False,
@@ -106,15 +108,17 @@ def measure(
         limit: how many pairs of each set; each suite has its own default.
         against: baselines beside it, of ``BASELINES``.
         lora: folder of the baseline ``direct-lora``.
+        cascade: translation model of the baseline ``cascade``, see ``llink.evaluation.translators.Spec``.
         judge: name of the judge, see ``llink.evaluation.judging.open_judge``; without it that suite is skipped.
+        sets: measured on in place of the recipe's dev sets, by name.
         samples: whether the language's own samples stand in where there is no dev data.
         max_slots: how many slots a passage may get, see ``Engine``.
         out: folder of what is found, a sub-folder a suite and set; what it has of this very evaluation is taken up.
         fresh: measure again what ``out`` has.
 
     Raises:
-        LlinkError: E506 for an unknown suite or baseline, E527 for no ``lora``, E210/E211 for dev data, E520 where
-            there is nothing to measure on, E3xx for the adapter.
+        LlinkError: E506 for an unknown suite or baseline, E527 for no ``lora``, E532 and E533 for ``cascade``,
+            E210/E211 for dev data, E520 where there is nothing to measure on, E3xx for the adapter.
     """
     evaluators = [evaluator(suite) for suite in suites]
     for name in against:
@@ -124,15 +128,27 @@ def measure(
         from llink.training.direct_lora import read_about
 
         read_about(lora or Path())
+    if "cascade" in against:
+        from llink.evaluation.cascade import translator
+
+        translator(cascade or "", language)  # before the models are at work
     report = Report()
-    dev = dev_sets(language, recipe, data, samples, report)
-    settings: dict[str, Any] = {"limit": limit, "seed": SEED, "against": tuple(against), "lora": lora, "judge": judge}
+    dev = sets or dev_sets(language, recipe, data, samples, report)
+    settings: dict[str, Any] = {
+        "limit": limit,
+        "seed": SEED,
+        "against": tuple(against),
+        "lora": lora,
+        "cascade": cascade,
+        "judge": judge,
+    }
     with under_test(language, recipe, adapter, max_slots, **settings) as subject:
         manifest = subject.engine.resident(language.code).manifest
         about = {
             "llink": __version__, "language": language.code, "encoder": manifest.encoder, "decoder": manifest.decoder,
             "recipe": recipe.name, "adapter": manifest.files, "limit": limit, "seed": SEED, "against": list(against),
             "lora": lora_hash(lora), **({"max_slots": max_slots} if max_slots else {}),
+            **({"cascade": translator(cascade, language).signature} if cascade and "cascade" in against else {}),
         }  # fmt: skip
         report.about = {**about, "data": _hash({name: _texts(rows) for name, rows in dev.items()})}
         earlier = content_of(out) if out else {}

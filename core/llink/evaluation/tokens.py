@@ -59,12 +59,18 @@ class Tokens(Evaluator):
             "encoder gigaflops": encoder_flops / 1e9,
             "gigaflops ratio with encoder": raw_flops / (slot_flops + encoder_flops),
         }
-        timed = self._timed(subject, _spread(rows, lambda p: counts[id(p)][0]))
+        few = _spread(rows, lambda p: counts[id(p)][0])
+        timed = self._timed(subject, few)
         sums = {name: sum(seconds[name] for seconds in timed.values()) for name in ("raw", "slots", "encoder")}
         metrics |= {
             "prefill time ratio": sums["raw"] / sums["slots"],
             "time ratio with encoder": sums["raw"] / (sums["slots"] + sums["encoder"]),
         }
+        if "cascade" in subject.against:
+            from llink.evaluation.cascade import costs
+
+            first = mean(timed[id(p)]["encoder"] + timed[id(p)]["slots"] for p in few)
+            metrics |= costs(subject, rows, few, first)
         predictions = [
             prediction(
                 p, {"prompt tokens": float(bare + own[id(p)])}, tokens=bare + own[id(p)], tokens_raw=bare + counts[id(p)][0],

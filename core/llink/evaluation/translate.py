@@ -10,6 +10,7 @@ from llink.adapter.prompt import TASKS, build
 from llink.data.pairs import Pair
 from llink.evaluation.base import Evaluator, Metrics, Result, Subject, mean, prediction
 from llink.evaluation.baselines import baseline_answers, readers
+from llink.evaluation.cascade import signature
 from llink.interfaces import Language
 from llink.language.text import script_counts
 
@@ -46,6 +47,8 @@ class Translate(Evaluator):
         by_sentence = BLEU(effective_order=True)
         notes = {"chrf++": str(chrf.get_signature()), "bleu": str(bleu.get_signature())}
         beside = {name: baseline_answers(subject, name, rows) for name in readers(subject)}
+        if "cascade" in beside:
+            notes["cascade"] = signature(subject)
         for name, answers in beside.items():
             metrics[f"chrf++ {name}"] = chrf.corpus_score(answers, [references]).score
             metrics[f"bleu {name}"] = bleu.corpus_score(answers, [references]).score

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 TEMPLATE = ".tmpl"
 LISTED_SOURCES = 12
 """Sources of text that the plugin names, those with most pairs; the card names all."""
+LICENCE = "Apache-2.0"
+"""Of a package's own code, unless its author says otherwise."""
 LINE = 100
 """Characters of a sample that stands on one line."""
 
@@ -147,13 +149,13 @@ def brings(package: Path, code: str) -> bool:
 
 
 def render(
-    language: Language, where: Place, direction: str, prepared: Prepared | None, models: Models
+    language: Language, where: Place, direction: str, prepared: Prepared | None, models: Models, licence: str = LICENCE
 ) -> dict[str, str]:
-    """The files of the package, path -> text; outside a checkout those of a whole project."""
+    """The files of the package, path -> text; outside a checkout those of a whole project, under ``licence``."""
     folders = {"language": where.package if not where.in_checkout else ""}
     if not where.in_checkout:
         folders["project"] = ""
-    values = _values(language, where, direction, prepared, models)
+    values = {**_values(language, where, direction, prepared, models), **_licences(licence, prepared)}
     rendered = {}
     for kind, target in folders.items():
         root = Path(str(files("llink") / "new_language" / "templates" / kind))
@@ -162,6 +164,7 @@ def render(
             name = {"gitignore": ".gitignore", "tests/test_language.py": f"tests/test_{values['slug']}.py"}.get(
                 name, name
             )
+            name = f".{name}" if name.startswith("github/") else name
             text = Template(path.read_text(encoding="utf-8")).substitute(values)
             rendered[f"{target}/{name}".lstrip("/")] = text
     return rendered
@@ -283,6 +286,35 @@ def _values(
         "title": title,
         "version": __version__,
     }
+
+
+def licence_of(text: str) -> str:
+    """An SPDX expression as a package index takes it; E224 for anything else."""
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+    try:
+        return str(canonicalize_license_expression(text))
+    except InvalidLicenseExpression as error:
+        raise LlinkError(
+            "E224", f"'{text}' is no licence by its SPDX name.", "Such as Apache-2.0, MIT, GPL-3.0-or-later."
+        ) from error
+
+
+def _licences(licence: str, prepared: Prepared | None) -> dict[str, str]:
+    """What CARD.md says of licences. That of an adapter is no advice of a lawyer: it says which of its data's bind."""
+    found = sorted({pair.licence for pair in (*prepared.train, *prepared.dev)}) if prepared else []
+    data = ", ".join(map(_one_line, found)) or "none yet"
+    bound = [text for text in found if re.search(r"\bNC\b|non.?commercial", text, re.IGNORECASE)]
+    alike = [text for text in found if re.search(r"\bSA\b|\bA?L?GPL", text, re.IGNORECASE) and text not in bound]
+    if "unknown" in found:
+        adapter = "not known: some of the data states no licence, so share no adapter before that is settled"
+    elif bound:
+        adapter = f"not for commercial use: {', '.join(map(_one_line, bound))}"
+    elif alike:
+        adapter = f"derived from share-alike data ({', '.join(map(_one_line, alike))}): take one that fits those"
+    else:
+        adapter = "that of the data, and the terms of both base models"
+    return {"licence": licence, "data_licences": data, "adapter_licence": adapter}
 
 
 def _dev_sets(prepared: Prepared | None, code: str) -> str:

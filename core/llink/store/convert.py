@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ def convert(source: Path, target: Path) -> None:
     from llink.store.e5 import MAGIC, convert_e5
 
     with source.open("rb") as file:
-        start = file.read(len(MAGIC))
+        start = file.read(9)
+    if start[8:] == b"{":  # safetensors: the size of their header, then JSON
+        try:
+            shutil.copyfile(source, target / "model.safetensors")
+        except OSError as error:
+            raise write_error(target, error) from error
+        return
+    start = start[: len(MAGIC)]
     (convert_e5 if start == MAGIC else convert_gguf)(source, target)
 
 

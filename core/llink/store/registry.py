@@ -36,8 +36,10 @@ LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$")
 Model = TypeVar("Model", bound=BaseModel)
 LayerName = Literal["packaged", "user", "project", "LLINK_REGISTRY"]
 
-Section = Literal["models", "languages"]
-SECTIONS = ("default", "models", "languages")
+AdapterKey = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*/[\w.@-]+$")]
+
+Section = Literal["models", "languages", "adapters"]
+SECTIONS = ("default", "models", "languages", "adapters")
 LOCK_SECONDS = 30.0
 """How long ``edit`` waits for another process that is changing the same file."""
 MAX_DOWNLOAD = 1 << 60
@@ -121,6 +123,8 @@ class ModelEntry(_Strict):
     licence_url: str = ""
     licence_notice: str = ""
     description: str = ""
+    upstream: str = ""
+    """What the hub calls the model that this one was made of, for the cards of adapters."""
     options: dict[str, Any] = {}
     """For its backend (``layer``, ``pooling`` …); what a recipe says is laid over them."""
 
@@ -131,6 +135,14 @@ class LanguageEntry(_Strict):
     package: Annotated[str, AfterValidator(_dotted)]
     path: str = ""
     """The folder that ``package`` is imported from, relative to the registry file; ignored in a project's registry."""
+
+
+class AdapterEntry(_Strict):
+    """An adapter that was pulled: from where, which commit, and what its files were."""
+
+    source: str
+    revision: str = ""
+    sha256: dict[str, Sha256] = {}
 
 
 class Defaults(_Strict):
@@ -154,6 +166,8 @@ class Content(_Strict):
     default: PartialDefaults = PartialDefaults()
     models: dict[ModelId, ModelEntry] = {}
     languages: dict[LanguageCode, LanguageEntry] = {}
+    adapters: dict[AdapterKey, AdapterEntry] = {}
+    """By language and folder: ``km/ENCODER--DECODER@NAME``."""
 
 
 class Registry(_Strict):
@@ -163,6 +177,7 @@ class Registry(_Strict):
     default: Defaults
     models: dict[ModelId, ModelEntry]
     languages: dict[LanguageCode, LanguageEntry] = {}
+    adapters: dict[AdapterKey, AdapterEntry] = {}
 
     @model_validator(mode="after")
     def _defaults_exist(self) -> Registry:
@@ -307,6 +322,7 @@ def _merge(found: Sequence[Layer]) -> Registry:
         merged["default"].update(layer.content.default.model_dump(exclude_unset=True))
         merged["models"].update(layer.content.models)
         merged["languages"].update(layer.content.languages)
+        merged["adapters"].update(layer.content.adapters)
         # Each time, so that a default that names no model is told of the file that says so.
         registry = _validate(Registry, {"version": VERSION, **merged}, layer.path)
     assert registry is not None

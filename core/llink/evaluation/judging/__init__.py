@@ -54,7 +54,8 @@ class Judge(ABC):
 
 
 def open_judge(name: str, device: str = "auto") -> Judge:
-    """A judge by name: ``http://HOST/v1#MODEL`` of an OpenAI-compatible endpoint, else a decoder of the registry or a folder.
+    """A judge by name: ``http://HOST/v1#MODEL`` of an OpenAI-compatible endpoint, ``meaning`` or ``meaning:ENCODER`` for one
+    that compares sentence vectors, else a decoder of the registry or a folder; the decoders are shown the reference.
 
     Raises:
         LlinkError: E526 for an address without a model, E1xx when a local model cannot be had.
@@ -64,8 +65,12 @@ def open_judge(name: str, device: str = "auto") -> Judge:
 
         return EndpointJudge.at(name)
     from llink.evaluation.judging.local import LocalJudge
-    from llink.store.models import load_decoder, pick_device
+    from llink.evaluation.judging.meaning import ENCODER, NAME, MeaningJudge
+    from llink.store.models import load_decoder, load_encoder, pick_device
 
+    kind, _, encoder = name.partition(":")
+    if kind == NAME:
+        return MeaningJudge(load_encoder(encoder or ENCODER, device=pick_device(device), dtype="float32"))
     return LocalJudge(load_decoder(name, device=pick_device(device)))
 
 

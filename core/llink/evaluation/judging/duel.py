@@ -88,6 +88,21 @@ def _tried(
     return accuracy
 
 
+def near_misses(judge: Judge, instruction: str, folder: Path) -> dict[str, float]:
+    """How often a judge prefers other words for the same thing to a near miss, by what the near miss has wrong.
+
+    Each trial of ``trials.yaml`` in both orders; a tie is no preference. It refuses nobody: it says what a judge is blind to.
+    """
+    from llink.evaluation.judging.meaning import trials
+
+    found = {}
+    for kind, rows in trials().items():
+        originals, reworded, missed = ([row[place] for row in rows] for place in range(3))
+        duels = duel(judge, instruction, originals, reworded, missed, folder, "Trying the judge")
+        found[kind] = sum(one.score == 1 for one in duels) / len(duels)
+    return found
+
+
 def duel(
     judge: Judge,
     instruction: str,
