@@ -64,14 +64,6 @@ def test_columns_that_nobody_named(tmp_path: Path) -> None:
     assert sides(tmp_path, "x.tsv") == PAIRS
 
 
-def test_half_a_character(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_text(
-        '{"english": "a\\ud83d", "foreign": "x"}\n{"english": "a\\ud83d\\udc4d", "foreign": "x"}\n'
-    )
-    assert sides(tmp_path, "x.jsonl") == [("a👍", "x")]
-    assert broken(tmp_path, "x.jsonl") == {"x.jsonl:1": "english: half a character (a lone surrogate)"}
-
-
 def test_catalogue_of_texts_without_quotation_marks(tmp_path: Path) -> None:
     """The library would read them less their first and last letters."""
     good = "".join(f'msgid "{english}"\nmsgstr "{foreign}"\n\n' for english, foreign in PAIRS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ BROKEN = "broken"
 GENERAL = "general English"
 """Source of English sentences that state none."""
 LOST = "\ufffd"
-_HALF = re.compile("[\ud800-\udfff]")
 """What decoders put in place of bytes that are no character."""
 MOST_BROKEN = 0.1
 """Share of broken rows from which on a file is not trained on: who made it, made it wrong."""
@@ -414,8 +412,6 @@ def _wrong(text: Any) -> str | None:
         return "no text" if text is None else f"no text but {type(text).__name__}"
     if LOST in text:
         return "a character was lost in decoding (U+FFFD)"
-    if _HALF.search(text):
-        return "half a character (a lone surrogate)"
     if "\0" in text:
         return "a zero character"
     return None if text.strip() else "no text"
