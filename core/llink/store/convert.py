@@ -22,14 +22,15 @@ def convert(source: Path, target: Path) -> None:
 
     with source.open("rb") as file:
         start = file.read(9)
-    if start[8:] == b"{":  # safetensors: the size of their header, then JSON
+    if start[: len(MAGIC)] == MAGIC:
+        convert_e5(source, target)
+    elif start[8:] == b"{" and not start.startswith(b"GGUF"):  # safetensors: the size of their header, then JSON
         try:
             shutil.copyfile(source, target / "model.safetensors")
         except OSError as error:
             raise write_error(target, error) from error
-        return
-    start = start[: len(MAGIC)]
-    (convert_e5 if start == MAGIC else convert_gguf)(source, target)
+    else:
+        convert_gguf(source, target)
 
 
 def convert_gguf(source: Path, target: Path) -> None:
