@@ -47,9 +47,10 @@ def read(folder: Path) -> Evaluation:
                 examples[place] = [json.loads(line) for line in lines]
     except FileNotFoundError as error:
         raise LlinkError(
-            "E522", f"There is no evaluation in {folder}: {error.filename} is missing.",
+            "E522",
+            f"There is no evaluation in {folder}: {error.filename} is missing.",
             "Make one: llink eval CODE --out FOLDER.",
-        ) from error  # fmt: skip
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise LlinkError(
