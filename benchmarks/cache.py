@@ -156,12 +156,22 @@ def main() -> None:
                 results.append(own.submit(measure, model, folder, pairs).result())
 
     rows = [
-        [f"{r['pairs']:,.0f}", f"{r['seconds'] / r['pairs'] * 1e6:.0f}", f"{r['own'] / r['pairs'] * 1e6:.0f}",
-         f"{r['filling'] / 1e6:.0f}", f"{r['disk'] / r['pairs']:,.0f}", f"{r['segments']:.0f}", f"{r['open'] * 1e3:.0f}",
-         f"{r['find'] * 1e6:.1f}", f"{r['vectors_cold'] * 1e6:.1f}", f"{r['vectors'] * 1e6:.1f}",
-         f"{r['states'] * 1e6:.0f}", f"{r['reading'] / 1e6:.0f}"]
+        [
+            f"{r['pairs']:,.0f}",
+            f"{r['seconds'] / r['pairs'] * 1e6:.0f}",
+            f"{r['own'] / r['pairs'] * 1e6:.0f}",
+            f"{r['filling'] / 1e6:.0f}",
+            f"{r['disk'] / r['pairs']:,.0f}",
+            f"{r['segments']:.0f}",
+            f"{r['open'] * 1e3:.0f}",
+            f"{r['find'] * 1e6:.1f}",
+            f"{r['vectors_cold'] * 1e6:.1f}",
+            f"{r['vectors'] * 1e6:.1f}",
+            f"{r['states'] * 1e6:.0f}",
+            f"{r['reading'] / 1e6:.0f}",
+        ]
         for r in results
-    ]  # fmt: skip
+    ]
     first, last = results[0], results[-1]
     before = results[-2] if len(results) > 1 else first
     grown = (last["reading"] - before["reading"]) / max(last["pairs"] - before["pairs"], 1)
@@ -189,8 +199,20 @@ def main() -> None:
         panel.set_xlabel("pairs")
         panel.set_ylim(bottom=0)
         panel.legend()
-    head = ["pairs", "fill", "fill, cache alone", "MB filling", "bytes on disk a pair", "index files", "open, ms", "find",
-            "vector, closed", "vector", "states", "MB reading"]  # fmt: skip
+    head = [
+        "pairs",
+        "fill",
+        "fill, cache alone",
+        "MB filling",
+        "bytes on disk a pair",
+        "index files",
+        "open, ms",
+        "find",
+        "vector, closed",
+        "vector",
+        "states",
+        "MB reading",
+    ]
     report("cache", options.docs, fig, head, rows, notes)
 
 

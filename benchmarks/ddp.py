@@ -43,10 +43,16 @@ def main() -> None:
         }
     one, both = runs.values()
     rows = [
-        [way, f"{run['loss']:.4f}", f"{run['speed']:.2f}", f"{run['speed'] / one['speed']:.2f}x",
-         f"{run['bytes'] / 1e6:,.0f}", f"{run['bytes'] / one['bytes']:.2f}x"]
+        [
+            way,
+            f"{run['loss']:.4f}",
+            f"{run['speed']:.2f}",
+            f"{run['speed'] / one['speed']:.2f}x",
+            f"{run['bytes'] / 1e6:,.0f}",
+            f"{run['bytes'] / one['bytes']:.2f}x",
+        ]
         for way, run in runs.items()
-    ]  # fmt: skip
+    ]
     apart = max(abs(a - b) for a, b in zip(one["curve"], both["curve"], strict=True))
     fig, axes = figure("Stage B: loss of one process and of two")
     for way, run in runs.items():
@@ -86,9 +92,24 @@ def train(options: Any, command: list[str], times: int, out: Path) -> dict[str, 
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     data = ["--data", str(options.data)] if options.data else []
     subprocess.run(
-        [*command, "train", options.code, "--stage", "all", "--recipe", options.recipe, *data, *sets, "--out", str(out), "--no-install"],
-        env={**os.environ, "OMP_NUM_THREADS": str(options.threads)}, check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            *command,
+            "train",
+            options.code,
+            "--stage",
+            "all",
+            "--recipe",
+            options.recipe,
+            *data,
+            *sets,
+            "--out",
+            str(out),
+            "--no-install",
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": str(options.threads)},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     log = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     found = [row for row in log if row["stage"] == "b" and "loss" in row]
     taken = json.loads((out / "time_and_memory.json").read_text(encoding="utf-8"))

@@ -89,10 +89,16 @@ def main() -> None:
     # On a CPU what counts is the computing: the clock also has what else the machine does.
     middle = wall if cuda else {way: statistics.median(cpu for _, cpu in values) for way, values in seconds.items()}
     rows = [
-        [way, f"{wall[way]:.1f}", f"{middle[way]:.1f}", f"{len(texts) / middle[way]:,.0f}",
-         f"{padded[way] / sum(counts):.2f}", f"{middle[way] / middle[ours]:.2f}x"]
+        [
+            way,
+            f"{wall[way]:.1f}",
+            f"{middle[way]:.1f}",
+            f"{len(texts) / middle[way]:,.0f}",
+            f"{padded[way] / sum(counts):.2f}",
+            f"{middle[way] / middle[ours]:.2f}x",
+        ]
         for way in padded
-    ]  # fmt: skip
+    ]
     plain = [middle[way] for way in padded if way != ours]
     unit = "second" if cuda else "CPU second"
     notes = [

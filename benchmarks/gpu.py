@@ -27,10 +27,14 @@ from llink.features.cache import BATCH_TOKENS, FeatureCache
 from llink.features.teacher import TeacherEncoder
 from llink.interfaces import Decoder, Encoded, Encoder
 from llink.recipe import ModelChoice, Recipe, load_recipe
-from llink.training import sizing
-from llink.training.sizing import Lengths, build_blank
+from llink.training import estimate
+from llink.training.context import Context
+from llink.training.estimate import Lengths
+from llink.training.examples import Example
+from llink.training.shapes import build_blank
 from llink.training.stage_a import AlignmentData, train_stage_a
-from llink.training.stage_b import Example, add_lora, train_stage_b
+from llink.training.stage_b import train_stage_b
+from llink.training.with_decoder import add_lora
 
 RECIPE = "km/paper"
 FOREIGN, ENGLISH = 48, 24
@@ -73,7 +77,7 @@ class RandomDecoder(Decoder):
         self.model: Any = build_blank(choice, "decoder", device, dtype).eval()
         self.name, self.fingerprint, self.hidden_size = choice.name, "random", self.model.config.hidden_size
         present = {name.rsplit(".", 1)[-1] for name, _ in self.model.named_modules()}
-        self.lora_targets = tuple(name for name in sizing.ATTENTION_AND_MLP if name in present)
+        self.lora_targets = tuple(name for name in estimate.ATTENTION_AND_MLP if name in present)
         self.end_of_turn, self.stop_ids = 9, (9,)
 
     def tokenize(self, text: str) -> list[int]:
@@ -133,8 +137,9 @@ class Bench:
         self.device = accelerator.device
         place = str(self.device)
         self.encoder, self.decoder = (
-            RandomEncoder(recipe.encoder, place, dtype), RandomDecoder(recipe.decoder, place, dtype),
-        )  # fmt: skip
+            RandomEncoder(recipe.encoder, place, dtype),
+            RandomDecoder(recipe.decoder, place, dtype),
+        )
         self.cache = FeatureCache(folder, self.encoder)
         self.foreign = [text(n, FOREIGN) for n in range(4 * recipe.stage_b.batch)]
         self.cache.ensure(self.foreign)
@@ -177,14 +182,15 @@ class Bench:
         draw = torch.Generator().manual_seed(1)
         data = AlignmentData(
             torch.randn(count, self.encoder.hidden_size, generator=draw),
-            torch.randn(count, self.decoder.hidden_size, generator=draw), torch.arange(count),
-        )  # fmt: skip
+            torch.randn(count, self.decoder.hidden_size, generator=draw),
+            torch.arange(count),
+        )
         bridge = Bridge.create(self.encoder, self.decoder, self.recipe.projector, self.recipe.injector)
         fill = -(-config.queue // config.batch)  # steps until the queue is full
 
         def steps(number: int) -> None:
             run = config.model_copy(update={"epochs": (fill + number) / 64})
-            train_stage_a(bridge.projector, data, run, seed=1, accelerator=self.accelerator)
+            train_stage_a(bridge.projector, data, run, Context(self.accelerator, 1))
 
         return self._each(steps)
 
@@ -199,9 +205,7 @@ class Bench:
 
         def steps(number: int) -> None:
             run = config.model_copy(update={"examples": number * config.batch})
-            train_stage_b(
-                bridge, self.decoder, lora, self.cache, examples, run, seed=1, accelerator=self.accelerator,
-            )  # fmt: skip
+            train_stage_b(bridge, self.decoder, lora, self.cache, examples, run, Context(self.accelerator, 1))
 
         return self._each(steps)
 
@@ -209,20 +213,20 @@ class Bench:
 def known_device(name: str) -> str:
     """Which of the estimator's devices this GPU is; the first where it is none of them."""
     low = name.lower()
-    fitting = [known for known in sizing.devices() if known.partition("-")[0] in low]
-    return fitting[0] if fitting else next(iter(sizing.devices()))
+    fitting = [known for known in estimate.devices() if known.partition("-")[0] in low]
+    return fitting[0] if fitting else next(iter(estimate.devices()))
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = arguments(__doc__ or "", repeats=20)
     parser.add_argument("--tiny", action="store_true", help="tiny models on whatever there is: does it all run?")
-    parser.add_argument("--device", choices=list(sizing.devices()), help="what to foretell for, without a GPU: h100")
+    parser.add_argument("--device", choices=list(estimate.devices()), help="what to foretell for, without a GPU: h100")
     options = parser.parse_args()
     cuda = torch.cuda.is_available()
     measured = cuda or options.tiny
     name = options.device or (known_device(torch.cuda.get_device_name()) if cuda else "cpu" if options.tiny else "h100")
-    where = sizing.device(name)
+    where = estimate.device(name)
     with tempfile.TemporaryDirectory() as folder:
         recipe = load_recipe(named_recipe(RECIPE))
         if options.tiny:
@@ -242,8 +246,8 @@ def main() -> None:
                 "stage B": bench.stage_b,
             }
             found = {part: act() for part, act in acts.items()}
-        plan = sizing.Plan(recipe, where, lengths=lengths)
-        foretold = {part.name: part for part in plan.parts(sizing.MFU)}
+        plan = estimate.Plan(recipe, where, lengths=lengths)
+        foretold = {part.name: part for part in plan.parts(estimate.MFU)}
     peak = where.peak(dtype)
     sizes = {m.stage: m for m in plan.memory()}
     a, b = recipe.stage_a.batch, recipe.stage_b.batch
@@ -261,18 +265,32 @@ def main() -> None:
         guess = foretold[part].seconds / foretold[part].steps
         seconds, held = found.get(part, (0.0, 0.0))
         bars[part] = (guess * 1e3, seconds * 1e3)
-        rows.append([
-            part, f"{flops / 1e9:.4g}", f"{guess * 1e3:.3g}", f"{seconds * 1e3:.3g}" if seconds else "-",
-            f"{tokens / (seconds or guess):,.0f}", f"{flops / (seconds or guess) / peak:.1%}",
-            f"{memory / 1e9:.2f}" if memory else "-", f"{held / 1e9:.2f}" if held else "-",
-        ])  # fmt: skip
+        rows.append(
+            [
+                part,
+                f"{flops / 1e9:.4g}",
+                f"{guess * 1e3:.3g}",
+                f"{seconds * 1e3:.3g}" if seconds else "-",
+                f"{tokens / (seconds or guess):,.0f}",
+                f"{flops / (seconds or guess) / peak:.1%}",
+                f"{memory / 1e9:.2f}" if memory else "-",
+                f"{held / 1e9:.2f}" if held else "-",
+            ]
+        )
     header = [
-        "step of", "GFLOP", "ms, estimated", "ms, measured", "tokens/s", "utilisation", "GB, estimated", "GB, measured",
-    ]  # fmt: skip
+        "step of",
+        "GFLOP",
+        "ms, estimated",
+        "ms, measured",
+        "tokens/s",
+        "utilisation",
+        "GB, estimated",
+        "GB, measured",
+    ]
     pair = "a tiny pair" if options.tiny else f"{recipe.encoder.name} and {recipe.decoder.name}, random weights"
     notes = [
         f"Recipe `{RECIPE}`, {pair}: batches of {a} in stage A and {b} in stage B, {FOREIGN} encoder tokens a text, "
-        f"{ENGLISH} decoder tokens of English. Estimated for {where.about} in {dtype} at {sizing.MFU:.0%} of its peak of "
+        f"{ENGLISH} decoder tokens of English. Estimated for {where.about} in {dtype} at {estimate.MFU:.0%} of its peak of "
         f"{peak / 1e12:.4g} TFLOP/s, memory at the longest target. Tokens/s and utilisation are of the "
         f"{'measured' if measured else 'estimated'} time; a GPU's utilisation is low where launching kernels bounds a step.",
     ]

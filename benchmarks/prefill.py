@@ -74,20 +74,25 @@ def main() -> None:
     lengths = options.sentences
     rows = [
         [
-            n, tokens["raw"][i], tokens["slots"][i], *(f"{seconds[way][i] * 1e3:.0f}" for way in WAYS),
-            f"{seconds['slots, cold'][i] / seconds['raw'][i]:.2f}", f"{seconds['slots, cached'][i] / seconds['raw'][i]:.2f}",
+            n,
+            tokens["raw"][i],
+            tokens["slots"][i],
+            *(f"{seconds[way][i] * 1e3:.0f}" for way in WAYS),
+            f"{seconds['slots, cold'][i] / seconds['raw'][i]:.2f}",
+            f"{seconds['slots, cached'][i] / seconds['raw'][i]:.2f}",
             *(f"{cache_bytes(decoder.model.config, tokens[way][i], width):.1f}" for way in ("raw", "slots")),
         ]
         for i, n in enumerate(lengths)
-    ]  # fmt: skip
+    ]
     slopes = {way: slope(lengths, seconds[way]) for way in WAYS}
     notes = [
         f"Median of {options.repeats} texts of n sentences of the {resident.language.name} samples, joined; task "
         f"`{TASK}`, one token asked for; times include the encoder (cold) and all else that a call does.",
         "Each further sentence costs "
-        + ", ".join(f"{slopes[way] * 1e3:.1f} ms ({way}, {slopes[way] / slopes['raw']:.2f} of raw)" for way in WAYS) + ".",
+        + ", ".join(f"{slopes[way] * 1e3:.1f} ms ({way}, {slopes[way] / slopes['raw']:.2f} of raw)" for way in WAYS)
+        + ".",
         note if code != "km" else "",
-    ]  # fmt: skip
+    ]
     fig, (left, right) = figure("A foreign text in the decoder", panels=2)
     for way in WAYS:
         left.plot(lengths, [s * 1e3 for s in seconds[way]], marker="o", label=way)
@@ -98,9 +103,17 @@ def main() -> None:
     right.set(xlabel="sentences", ylabel="prompt tokens")
     right.legend()
     header = [
-        "n", "tokens, raw", "tokens, slots", "ms, raw", "ms, cold", "ms, cached", "cold / raw", "cached / raw",
-        "cache MB, raw", "cache MB, slots",
-    ]  # fmt: skip
+        "n",
+        "tokens, raw",
+        "tokens, slots",
+        "ms, raw",
+        "ms, cold",
+        "ms, cached",
+        "cold / raw",
+        "cached / raw",
+        "cache MB, raw",
+        "cache MB, slots",
+    ]
     report("prefill", options.docs, fig, header, rows, notes)
 
 

@@ -72,10 +72,15 @@ def main() -> None:
             own = engine.stats()["bytes"]
             rows.append(
                 [
-                    count, f"{own / 1e6:.1f}", f"{own / count / 1e6:.1f}", f"{(resident_bytes() - before) / count / 1e6:.1f}",
-                    f"{p50_p99(taken)[0] * 1e6:.0f}", f"{p50_p99(taken)[1] * 1e6:.0f}", f"{p50_p99(cold)[0] * 1e3:.0f}",
+                    count,
+                    f"{own / 1e6:.1f}",
+                    f"{own / count / 1e6:.1f}",
+                    f"{(resident_bytes() - before) / count / 1e6:.1f}",
+                    f"{p50_p99(taken)[0] * 1e6:.0f}",
+                    f"{p50_p99(taken)[1] * 1e6:.0f}",
+                    f"{p50_p99(cold)[0] * 1e3:.0f}",
                 ]
-            )  # fmt: skip
+            )
         fig, (left, right) = figure("Adapters on the shelf", panels=2)
         left.plot([row[0] for row in rows], [float(row[1]) for row in rows], marker="o")
         left.set(xlabel="adapters", ylabel="MB, all adapters", ylim=(0, None))

@@ -25,7 +25,9 @@ from llink.recipe import StageA, Teacher, load_recipe, recipe_files
 from llink.store.models import load_decoder, load_encoder
 from llink.store.registry import load_registry
 from llink.training.checkpoints import Checkpoint
-from llink.training.loop import part_seed, warmup_cosine
+from llink.training.context import Context
+from llink.training.loop import warmup_cosine
+from llink.training.parts import part_seed
 from llink.training.stage_a import AlignmentData, epoch_batches, train_stage_a
 
 SAME = 0.01
@@ -122,11 +124,10 @@ def cached_steps(
         checkpoint = Path(folder) / "start.safetensors"
         Checkpoint({"a": stage}, {"a": optimizer}, begun).save(checkpoint, 0)
         marks = [time.perf_counter()]
-        train_stage_a(
-            projector, data, config.model_copy(update={"epochs": steps / per_epoch}), seed=seed,
-            accelerator=accelerator, checkpoint=checkpoint, checkpoint_every=steps + 1, log=rows.append,
-            seen=lambda _: marks.append(time.perf_counter()),
-        )  # fmt: skip
+        context = Context(
+            accelerator, seed, steps + 1, checkpoint, rows.append, lambda _: marks.append(time.perf_counter())
+        )
+        train_stage_a(projector, data, config.model_copy(update={"epochs": steps / per_epoch}), context)
     return rows, [after - before for before, after in pairwise(marks)]
 
 
@@ -169,9 +170,11 @@ def main() -> None:
     def projector() -> Any:
         torch.manual_seed(seed)
         made = plugins.projector(recipe.projector.kind).make(
-            encoder_size=encoder.hidden_size, decoder_size=decoder.hidden_size,
-            hidden=recipe.projector.hidden, dropout=recipe.projector.dropout,
-        )  # fmt: skip
+            encoder_size=encoder.hidden_size,
+            decoder_size=decoder.hidden_size,
+            hidden=recipe.projector.hidden,
+            dropout=recipe.projector.dropout,
+        )
         made.fit_input(inputs)
         return made.to(device)
 
@@ -202,11 +205,20 @@ def main() -> None:
         ["a step, s", f"{step_plain:.2f}", f"{step_ours:.3f}", f"{step_plain / step_ours:.0f}x"],
         ["once, s", "0", f"{once:,.0f}", ""],
         ["an epoch, s", f"{per_epoch * step_plain:,.0f}", f"{per_epoch * step_ours:,.0f}", ""],
-        [f"{options.epochs:g} epochs, h", f"{total_plain / 3600:.1f}", f"{total_ours / 3600:.2f}",
-         f"**{total_plain / total_ours:.1f}x**"],
+        [
+            f"{options.epochs:g} epochs, h",
+            f"{total_plain / 3600:.1f}",
+            f"{total_ours / 3600:.2f}",
+            f"**{total_plain / total_ours:.1f}x**",
+        ],
         ["loss of the first batch", f"{losses[0]:.4f}", f"{ours[0]['loss']:.4f}", ""],
-        [f"loss of batch {plain_steps}, after {plain_steps - 1} updates", f"{losses[-1]:.4f}", f"{ours[-1]['loss']:.4f}", ""],
-    ]  # fmt: skip
+        [
+            f"loss of batch {plain_steps}, after {plain_steps - 1} updates",
+            f"{losses[-1]:.4f}",
+            f"{ours[-1]['loss']:.4f}",
+            "",
+        ],
+    ]
     notes = [
         f"Teacher, projector, losses, queue and batch of {batch} of the recipe `km/paper`, on the default pair. Measured are "
         f"{plain_steps} steps of the plain loop, its frozen models reading {options.micro} rows at once, {options.steps} "

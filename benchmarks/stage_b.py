@@ -23,8 +23,11 @@ from llink.interfaces import Decoder
 from llink.recipe import StageB, load_recipe, recipe_files
 from llink.store.models import load_decoder, load_encoder
 from llink.store.registry import load_registry
-from llink.training.stage_b import Example, add_lora, train_stage_b
+from llink.training.context import Context
+from llink.training.examples import Example
+from llink.training.stage_b import train_stage_b
 from llink.training.warm_start import length_batches
+from llink.training.with_decoder import add_lora
 
 WARM = 2
 """Steps at the start of each turn that are not counted."""
@@ -69,12 +72,25 @@ def raw_text(
 
     lora, clock = add_lora(decoder, config), Clock()
     settings = TrainingArguments(
-        folder, per_device_train_batch_size=config.batch, num_train_epochs=1, learning_rate=config.lr_lora,
-        warmup_steps=config.warmup, lr_scheduler_type="cosine", max_grad_norm=config.clip, seed=seed, report_to=[],
-        weight_decay=config.weight_decay, adam_beta2=0.98, train_sampling_strategy="sequential", save_strategy="no",
-        disable_tqdm=True, logging_strategy="no", use_cpu=not torch.cuda.is_available(), remove_unused_columns=False,
+        folder,
+        per_device_train_batch_size=config.batch,
+        num_train_epochs=1,
+        learning_rate=config.lr_lora,
+        warmup_steps=config.warmup,
+        lr_scheduler_type="cosine",
+        max_grad_norm=config.clip,
+        seed=seed,
+        report_to=[],
+        weight_decay=config.weight_decay,
+        adam_beta2=0.98,
+        train_sampling_strategy="sequential",
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_strategy="no",
+        use_cpu=not torch.cuda.is_available(),
+        remove_unused_columns=False,
         dataloader_pin_memory=False,
-    )  # fmt: skip
+    )
     Trainer(lora, settings, data_collator=collate, train_dataset=ordered, callbacks=[clock]).train()  # type: ignore[arg-type]
     lora.unload()
     return _steps(clock.marks), sum(lengths) * config.batch / len(lengths)
@@ -104,10 +120,7 @@ def slots(
         cache,
         examples,
         config,
-        seed=seed,
-        accelerator=accelerator,
-        every=len(examples),
-        seen=seen,
+        Context(accelerator, seed, every=len(examples), seen=seen),
     )
     lora.unload()
     return _steps(marks), sum(tokens) / (len(tokens) - 1)
@@ -160,8 +173,15 @@ def main() -> None:
         for way in seconds
     ]
     whole = step[ours] + once
-    rows.append(["the same, each text encoded for it alone", f"{tokens[ours]:,.0f}", f"{whole:.2f}", f"{1 / whole:.2f}",
-                 f"{step[plain] / whole:.2f}x"])  # fmt: skip
+    rows.append(
+        [
+            "the same, each text encoded for it alone",
+            f"{tokens[ours]:,.0f}",
+            f"{whole:.2f}",
+            f"{1 / whole:.2f}",
+            f"{step[plain] / whole:.2f}x",
+        ]
+    )
     notes = [
         f"Stage B's steps a second are **{step[plain] / step[ours]:.1f}x** the Trainer's: the same {len(examples)} Khmer pairs, "
         f"targets, LoRA (rank {config.lora.r}) and batch of {batch} (recipe `km/cpu`, default pair), {options.repeats} turns of "

@@ -15,7 +15,8 @@ from common import CODES, arguments, figure, report, resident_bytes, samples, th
 from safetensors.torch import load_file, save_file
 
 from llink import Engine
-from llink.adapter.files import LORA, MANIFEST, Manifest, file_hash, read_manifest
+from llink.adapter.files import MANIFEST, Manifest, file_hash, read_manifest
+from llink.adapter.lora_files import LORA
 
 TEXTS = 8
 
@@ -27,8 +28,9 @@ def shaken(source: Path, folder: Path, seed: int) -> Path:
     tensors = load_file(folder / LORA)
     save_file(
         {k: (v.float() * (1 + 0.3 * torch.randn(v.shape, generator=draw))).to(v.dtype) for k, v in tensors.items()},
-        folder / LORA, metadata={"format": "pt"},
-    )  # fmt: skip
+        folder / LORA,
+        metadata={"format": "pt"},
+    )
     manifest: Manifest = read_manifest(folder)
     manifest.files[LORA] = file_hash(folder / LORA)
     (folder / MANIFEST).write_text(manifest.model_dump_json())

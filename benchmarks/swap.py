@@ -74,9 +74,14 @@ def main() -> None:
     middle = {name: p50_p99(values)[0] for name, values in seconds.items()}
     fastest_peft = min(middle[name] for name in middle if name.startswith("PEFT") and "cache" in name)
     rows = [
-        [name, f"{p50_p99(v)[0] * 1e3:.3f}", f"{p50_p99(v)[1] * 1e3:.3f}", f"{middle[name] / middle['LLINK, resident']:,.0f}x"]
+        [
+            name,
+            f"{p50_p99(v)[0] * 1e3:.3f}",
+            f"{p50_p99(v)[1] * 1e3:.3f}",
+            f"{middle[name] / middle['LLINK, resident']:,.0f}x",
+        ]
         for name, v in seconds.items()
-    ]  # fmt: skip
+    ]
     notes = [
         "LLINK swaps projector, injector and LoRA together, and from files it also checks every file's sha256 and every "
         "value; PEFT's rows are the LoRA alone.",

@@ -120,9 +120,10 @@ class LlinkLM(LM):
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Not offered: E529."""
         raise LlinkError(
-            "E529", "An LLINK engine answers about texts; it has no perplexity of running text.",
+            "E529",
+            "An LLINK engine answers about texts; it has no perplexity of running text.",
             "Choose tasks with choices or generated answers.",
-        )  # fmt: skip
+        )
 
     def _batches(self, requests: Sequence[Any], chosen: Sequence[int]) -> Iterator[tuple[list[int], list[Tensor]]]:
         """Batches of requests of like length: which, and their prompts as embeddings ``[P, D]``; the LoRA is on meanwhile."""

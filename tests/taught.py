@@ -82,19 +82,27 @@ def teach(folder: Path, encoder: str, decoder: str) -> Taught:
     write_pairs(folder / "am.jsonl", amharic())
     reader = _reads_english(folder, decoder, rows)
     raw: dict[str, Any] = tiny_recipe(
-        "km", encoder, str(reader),
+        "km",
+        encoder,
+        str(reader),
         data={"train": ["dev.jsonl"], "min_words": 1},
         stage_a={"epochs": 60, "batch": 10, "queue": 0, "hardest": 0, "lr": 3e-3},
         warm_start={"epochs": 20, "batch": 10},
         injector={"kind": "resampler", "slots": 4, "options": {"width": 64, "depth": 1, "heads": 2}},
         stage_b={
-            "examples": 3200, "batch": 10, "lr_lora": 1e-2, "lr_injector": 3e-3, "warmup": 0.05, "task_share": 0.4,
-            "distilled": 20, "losses": {"usage_contrast": 0, "info_nce": 0, "bag_of_words": 0, "cosine": 0},
+            "examples": 3200,
+            "batch": 10,
+            "lr_lora": 1e-2,
+            "lr_injector": 3e-3,
+            "warmup": 0.05,
+            "task_share": 0.4,
+            "distilled": 20,
+            "losses": {"usage_contrast": 0, "info_nce": 0, "bag_of_words": 0, "cosine": 0},
             "lora": {"r": 16, "alpha": 32, "dropout": 0.0},
         },
         checkpoint_every=10_000,
         dev_examples=0,
-    )  # fmt: skip
+    )
     adapter = train(validate(raw, "taught"), stage="all", data=folder, out=folder / "run")
     measured = {**raw, "data": {**raw["data"], "dev": {"dev": "dev.jsonl"}}}
     (folder / "recipe.yaml").write_text(json.dumps(measured))

@@ -58,8 +58,12 @@ def test_benchmark(name: str, home: Path, tmp_path: Path) -> None:
     shutil.copy(ROOT / "docs" / "benchmarks.md", tmp_path)
     run = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / f"{name}.py", "--docs", tmp_path, *FEW[name]],
-        env={**os.environ, "LLINK_HOME": str(home)}, cwd=tmp_path, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        env={**os.environ, "LLINK_HOME": str(home)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert run.returncode == 0, run.stderr
     page = (tmp_path / "benchmarks.md").read_text()
     [section] = re.findall(f"<!-- {name} -->\n(.*?)<!-- /{name} -->", page, re.DOTALL)

@@ -1,4 +1,4 @@
-"""The house rules. Exceptions are listed by name, and one that is no longer needed fails: the lists can only shrink."""
+"""The house rules, which have no exceptions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,7 @@ FLOORS = [
 ]
 FLAT = 8
 """Files of ``core/llink`` beside the two that Python wants."""
-LONG = {
-    "core/llink/cli/data.py",
-    "core/llink/training/run.py",
-    "core/llink/training/sizing.py",
-}
-ONE_NAME = {"Lora", "Origin", "Part", "Report", "Source"}
-FMT_SKIPS = 210
+FMT_SKIPS = 10
 FILES = {
     path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
     for folder in ("core", "languages", "llink_plugins", "benchmarks", "docs", "tests")
@@ -40,7 +34,7 @@ FILES = {
 
 def test_files_are_short() -> None:
     lines = {name: text.count("\n") for name, text in FILES.items()}
-    assert {name for name, count in lines.items() if count > 500} == LONG
+    assert [name for name, count in lines.items() if count > 500] == []
     assert [name for name in PLUGINS if lines.get(f"languages/{name}/__init__.py", 0) > 30] == []
     assert lines["core/llink/hookspecs.py"] <= 60
 
@@ -78,9 +72,9 @@ def test_imports_go_down() -> None:
 def test_no_two_public_classes_of_one_name_in_core() -> None:
     trees = (ast.parse(text) for path, text in FILES.items() if path.startswith("core/"))
     names = Counter(n.name for tree in trees for n in tree.body if isinstance(n, ast.ClassDef) and n.name[0] != "_")
-    assert {name for name, count in names.items() if count > 1} == ONE_NAME
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_the_formatter_is_seldom_switched_off() -> None:
     count = sum(line.endswith("# fmt: skip") for text in FILES.values() for line in text.splitlines())
-    assert FMT_SKIPS - 10 < count <= FMT_SKIPS, "FMT_SKIPS is that count, rounded up to tens"
+    assert count <= FMT_SKIPS

@@ -31,8 +31,10 @@ def run(tmp_path: Path) -> Run:
     python = venv / "bin" / "python"
     site = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        check=True, capture_output=True, text=True,
-    ).stdout.strip()  # fmt: skip
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
     # LLINK and torch are the ones that are here; what pip installs goes into the new environment.
     (Path(site) / "parent.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     here.mkdir()
@@ -45,9 +47,13 @@ def run(tmp_path: Path) -> Run:
     def run(*args: str) -> str:
         done = subprocess.run(
             [python, "-m", *args],
-            cwd=here, env={**kept, "LLINK_HOME": str(own_home), "PYTHONIOENCODING": "utf-8"}, stdin=subprocess.DEVNULL,
-            capture_output=True, encoding="utf-8", timeout=1200,
-        )  # fmt: skip
+            cwd=here,
+            env={**kept, "LLINK_HOME": str(own_home), "PYTHONIOENCODING": "utf-8"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=1200,
+        )
         assert done.returncode == 0, f"{args}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 

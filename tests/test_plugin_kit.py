@@ -41,10 +41,21 @@ def installed(projects: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in PROJECTS:
         if importlib.util.find_spec("hatchling"):
             subprocess.run(
-                [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--quiet",
-                 "--disable-pip-version-check", "--target", str(target), str(projects / name)],
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "install",
+                    "--no-deps",
+                    "--no-build-isolation",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                    "--target",
+                    str(target),
+                    str(projects / name),
+                ],
                 check=True,
-            )  # fmt: skip
+            )
         else:
             lay_out(projects / name, target)
     return target

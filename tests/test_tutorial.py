@@ -35,8 +35,13 @@ def transcripts() -> list[tuple[str, str]]:
 def test_the_page_goes_all_the_way() -> None:
     commands = [shlex.split(command)[1] for command, _ in transcripts()]
     assert [c for c in dict.fromkeys(commands) if c != "data"] == [
-        "add-language", "languages", "inspect", "train", "eval", "translate",
-    ]  # fmt: skip
+        "add-language",
+        "languages",
+        "inspect",
+        "train",
+        "eval",
+        "translate",
+    ]
 
 
 @pytest.mark.parametrize("command", [command for command, _ in transcripts()])
@@ -70,7 +75,11 @@ def test_adding_lao_prints_what_the_page_shows(tmp_path: Path) -> None:
             continue
         done = subprocess.run(
             [sys.executable, "-m", "llink", *arguments],
-            cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8",
-        )  # fmt: skip
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout.replace(str(own_home), "~/.cache/llink").replace(str(tmp_path), "~/lao") == shown

@@ -53,11 +53,20 @@ def gemma3(folder: Path) -> Path:
     names = dict(zip(("pad_token", "eos_token", "bos_token", "unk_token", "mask_token"), specials, strict=False))
     size = save_tokenizer(folder, tokenizer, **names)
     config = Gemma3TextConfig(
-        vocab_size=size, hidden_size=32, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=1,
-        head_dim=8, intermediate_size=64, sliding_window=8, max_position_embeddings=512,
+        vocab_size=size,
+        hidden_size=32,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=8,
+        intermediate_size=64,
+        sliding_window=8,
+        max_position_embeddings=512,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
-        pad_token_id=0, eos_token_id=1, bos_token_id=2,
-    )  # fmt: skip
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
     return save_model(folder, Gemma3ForCausalLM, config)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from llink.adapter.files import BRIDGE, LORA, MANIFEST
+from llink.adapter.files import BRIDGE, MANIFEST
+from llink.adapter.lora_files import LORA
 
 GREETING = {"km": "", "am": "ሰላም ", "my": "မင်္ဂလာပါ "}
 """Put before a Khmer sample it makes a text that passes for the language and that the tiny encoder can tell apart."""

@@ -9,7 +9,8 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,22 +76,34 @@ def ensure_folder(path: Path) -> Path:
     return path
 
 
+@contextmanager
+def drafted(path: Path, draft: Path | None = None) -> Iterator[Path]:
+    """A file to write beside ``path``: it takes its place when the block ends without an error, or else is deleted.
+
+    Args:
+        draft: where nobody else writes it at the same time, a name of its own.
+    """
+    draft = draft or path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        os.replace(draft, path)
+    finally:
+        if os.path.lexists(draft):
+            draft.unlink()
+
+
 def atomic_write(path: Path, content: str | bytes) -> None:
     """Write text, or bytes as they are, to a file beside ``path`` and rename it into place.
 
     Raises:
         LlinkError: E112 when the folder cannot be written to, E113 when the disk is full.
     """
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        os.replace(draft, path)
+        with drafted(path) as draft:
+            draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     except OSError as error:
         raise write_error(path, error) from error
-    finally:
-        if os.path.lexists(draft):
-            draft.unlink()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a plugin may provide: Encoder, Decoder, Projector, SlotInjector, Loss, Language.
+"""What a plugin may provide: Encoder, Decoder, Projector, SlotInjector, losses, Language.
 
 Shapes: B batch, T tokens, K slots, H encoder hidden size, D decoder hidden size.
 torch is imported for type checking only, so that listing plugins stays instant.
@@ -142,22 +142,13 @@ class SlotInjector(ABC):
         """
 
 
-class Loss(ABC):
-    """A term of a training objective; any function like ``__call__`` will do as well.
-
-    The parameters of ``__call__`` say what it needs, by name: a stage computes and passes those and no others, and
-    leaves the term out in a step that has not all of them. It returns a scalar.
-    """
-
-    __call__: Callable[..., Tensor]
-
-
 @dataclass(frozen=True)
 class LossTerm:
     """A loss under the name by which recipes weight it and logs show it.
 
-    ``make()`` returns the ``Loss``; it is called only where the weight is above 0, so that is the place to import
-    torch.
+    ``make()`` returns the loss, a callable whose parameters say what it needs, by name: a stage computes and passes those
+    and no others, and leaves the term out in a step that has not all of them. It returns a scalar. ``make`` is called
+    only where the weight is above 0, so that is the place to import torch.
     """
 
     name: str

@@ -208,9 +208,10 @@ def check_options(kind: InjectorKind, options: Mapping[str, Any]) -> None:
             kind.check(options)
     except ValueError as error:
         raise LlinkError(
-            "E408", f"Slot injector '{kind.name}' cannot be made: {' '.join(str(error).split())}.",
+            "E408",
+            f"Slot injector '{kind.name}' cannot be made: {' '.join(str(error).split())}.",
             "Correct injector.options.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def info() -> list[PluginInfo]:

@@ -28,8 +28,18 @@ def track(label: str, total: int | None, unit: str = "it", done: int = 0) -> Ite
 
     # On a terminal the bar is redrawn; in a log file one line a minute is enough.
     pace = 0.2 if sys.stderr.isatty() else 60.0
-    with tqdm(total=total, initial=done, desc=label, unit=unit, unit_scale=unit == "B", delay=2.0, mininterval=pace, leave=False,
-              file=sys.stderr, disable=not is_first()) as bar:  # fmt: skip
+    with tqdm(
+        total=total,
+        initial=done,
+        desc=label,
+        unit=unit,
+        unit_scale=unit == "B",
+        delay=2.0,
+        mininterval=pace,
+        leave=False,
+        file=sys.stderr,
+        disable=not is_first(),
+    ) as bar:
         yield lambda n: (bar.update(n), None)[1]
 
 

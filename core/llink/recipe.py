@@ -218,7 +218,7 @@ class WarmStart(_Weighted):
     losses: dict[str, Weight] = {"bag_of_words": 1.0, "cosine": 1.0}
 
 
-class Lora(_Section):
+class LoraSettings(_Section):
     r: int = Field(16, ge=1, le=MAX_RANK)
     alpha: int = Field(16, ge=1, le=MAX_ALPHA)
     dropout: float = Field(0.05, ge=0, lt=1)
@@ -261,7 +261,7 @@ class StageB(Injection):
 
     examples: int = Field(120_000, ge=0, le=MANY)
     """0 leaves injector and LoRA as they are: with ``init_from``, stage A alone makes an adapter."""
-    lora: Lora = Lora()
+    lora: LoraSettings = LoraSettings()
 
 
 class StageC(Injection):
@@ -402,9 +402,10 @@ def validate(raw: dict[str, Any], origin: str) -> Recipe:
     version = raw.get("version")
     if type(version) is int and version > VERSION:
         raise LlinkError(
-            "E202", f"Recipe {origin}: version {version} is of a later LLINK than {__version__}, which reads {VERSION}.",
+            "E202",
+            f"Recipe {origin}: version {version} is of a later LLINK than {__version__}, which reads {VERSION}.",
             "pip install -U llink.",
-        )  # fmt: skip
+        )
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:

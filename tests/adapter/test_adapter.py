@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from llink import Engine, LlinkError, plugins
 from llink.adapter.card import card
-from llink.adapter.files import BRIDGE, LORA, MANIFEST, check, find_adapter, load_bridge, pair_name, read_manifest
+from llink.adapter.files import BRIDGE, MANIFEST, check, find_adapter, load_bridge, pair_name, read_manifest
+from llink.adapter.lora_files import LORA
 from llink.recipe import Recipe
 from llink.store.models import load_decoder, load_encoder
 from llink_khmer import SAMPLES

@@ -16,8 +16,8 @@ from torch import Tensor
 from variants import rehash
 
 from llink import Engine, LlinkError
-from llink.adapter.files import LORA
 from llink.adapter.lora import Lora, LoraSwitch
+from llink.adapter.lora_files import LORA
 from llink.interfaces import Decoder
 from llink.store.models import load_decoder
 from llink_khmer import SAMPLES

@@ -367,9 +367,12 @@ def test_ctrl_c(tmp_path: Path) -> None:
     os.mkfifo(fifo)
     command = [sys.executable, "-m", "llink", "translate", "--file", str(fifo)]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=environment(),
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )  # fmt: skip
+    )
     with fifo.open("wb"):  # waits for the command to open it
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)

@@ -48,8 +48,10 @@ def test_stats(mixed: Path) -> None:
     assert report["pairs"] == 5
     assert report["left_out"] == {"broken": 4}
     assert {s["source"]: (s["licence"], s["pairs"]) for s in report["sources"]} == {
-        "books": ("CC0-1.0", 2), "web": ("unknown", 2), "unknown": ("unknown", 1)
-    }  # fmt: skip
+        "books": ("CC0-1.0", 2),
+        "web": ("unknown", 2),
+        "unknown": ("unknown", 1),
+    }
     assert (report["duplicates"], report["empty"]) == (1, 1)
     assert (report["english_strings"], report["english_with_several_translations"]) == (3, 1)
     assert report["english_words"]["0"] == 1
@@ -74,9 +76,7 @@ def test_stats_finds_suspicious_lengths(tmp_path: Path) -> None:
 def test_dedupe(mixed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "once.jsonl.gz"
     result = run("dedupe", mixed, mixed, "--out", out)
-    assert rows(out) == [
-        ("Water", WATER), ("water", FISH), ("two fish", f"{FISH} {FISH}"), ("empty", "\u200b")
-    ]  # fmt: skip
+    assert rows(out) == [("Water", WATER), ("water", FISH), ("two fish", f"{FISH} {FISH}"), ("empty", "\u200b")]
     places = "mixed.jsonl:5, mixed.jsonl:6, mixed.jsonl:7"
     assert f"4 pairs; left out: 8 broken, 6 duplicates (first: {places})" in result.stdout
     assert "does not end in .jsonl" in run("dedupe", mixed, "--out", tmp_path / "x.csv", status=2).stderr

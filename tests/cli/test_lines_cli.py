@@ -25,10 +25,27 @@ from llink_khmer import SAMPLES
 
 KHMER = [s.foreign for s in SAMPLES]
 MIXED = [
-    KHMER[0], "", "\u200b", "Dear Sir,", "2024-05-01", "— — —", "012  345 678", KHMER[1], "👍", "https://example.org",
-]  # fmt: skip
-UNREAD = {1: "blank", 2: "blank", 3: "Latin letters", 4: "no letters", 5: "no letters", 6: "no letters",
-          8: "no letters", 9: "address"}  # fmt: skip
+    KHMER[0],
+    "",
+    "\u200b",
+    "Dear Sir,",
+    "2024-05-01",
+    "— — —",
+    "012  345 678",
+    KHMER[1],
+    "👍",
+    "https://example.org",
+]
+UNREAD = {
+    1: "blank",
+    2: "blank",
+    3: "Latin letters",
+    4: "no letters",
+    5: "no letters",
+    6: "no letters",
+    8: "no letters",
+    9: "address",
+}
 SHORT = ("--max-new-tokens", "4")
 TWO = "គាត់បាត់ខ្លួន។ មនុស្សទាំងអស់កំពុងស្វែងរកគាត់។"
 
@@ -89,7 +106,10 @@ def test_mixed_lines(tmp_path: Path, answers: dict[str, str], language: tuple[st
     assert done.stderr == (
         "llink: Texts that came through unread: 4 (Latin letters); 5, 6, 7, 9 (no letters); 10 (address).\n"
     )
-    rows = [json.loads(row) for row in llink("translate", "--file", file, "--json", *language, *SHORT, status=3).stdout.splitlines()]  # fmt: skip
+    rows = [
+        json.loads(row)
+        for row in llink("translate", "--file", file, "--json", *language, *SHORT, status=3).stdout.splitlines()
+    ]
     assert {i: row["note"] for i, row in enumerate(rows) if row["note"]} == UNREAD
     assert [row["text"] for row in rows] == MIXED
     assert [row["language"] for row in rows] == [None if i in UNREAD else "km" for i in range(len(MIXED))]

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llink import Engine, LlinkError
-from llink.adapter.files import BRIDGE, LORA, MANIFEST, read_manifest
+from llink.adapter.files import BRIDGE, MANIFEST, read_manifest
+from llink.adapter.lora_files import LORA
 from llink.recipe import load_recipe, validate
 from llink.store.models import load_encoder
 from llink.store.registry import load_registry
@@ -137,23 +138,52 @@ def test_weights_that_no_training_gives(engine: Engine, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("slots", BILLION), ("slots", -1), ("slots", 0), ("slots", 5),
-        ("verbatim", -5), ("verbatim", BILLION), ("verbatim", None),
-        ("bridge.injector.slots", BILLION), ("bridge.injector.slots", {"min": 1, "max": BILLION, "per_tokens": 2}),
-        ("bridge.injector.options", {"depth": BILLION}), ("bridge.injector.options", {"width": BILLION}),
-        ("bridge.injector.options", {"width": 32, "heads": 7}), ("bridge.injector.options", {"positions": BILLION}),
-        ("bridge.injector.options", {"slots": 3}), ("bridge.injector.options", {"depth": "2"}),
-        ("bridge.projector.hidden", BILLION), ("bridge.projector.dropout", 7), ("bridge.projector", 3),
-        ("bridge.encoder_size", BILLION), ("bridge.encoder_size", 33), ("bridge.decoder_size", 16),
-        ("bridge.slot_norm", float("nan")), ("bridge.slot_norm", -1), ("bridge", {}),
-        ("encoder_options", {"layer": BILLION}), ("encoder_options", {"layer": "2"}), ("encoder_options", {"device": "cuda"}),
-        ("encoder_options", {"name": "x"}), ("encoder_options", {"max_tokens": -5}),
-        ("version", 0), ("version", "1"[:0]), ("version", None), ("version", 10**30),
-        ("data", {"x": {}}), ("data", {"x": {"licence": 1}}), ("data", {"x": {"licence": "MIT", "pairs": [1]}}),
-        ("metrics", {"usage": 3}), ("metrics", []), ("recipe", {}), ("recipe.teacher", {"layer": "x"}), ("recipe.name", 3),
-        ("metrics", {"usage": {"dev": {"loss": float("inf")}}}), ("language", "\ud800"), ("decoder", 3),
+        ("slots", BILLION),
+        ("slots", -1),
+        ("slots", 0),
+        ("slots", 5),
+        ("verbatim", -5),
+        ("verbatim", BILLION),
+        ("verbatim", None),
+        ("bridge.injector.slots", BILLION),
+        ("bridge.injector.slots", {"min": 1, "max": BILLION, "per_tokens": 2}),
+        ("bridge.injector.options", {"depth": BILLION}),
+        ("bridge.injector.options", {"width": BILLION}),
+        ("bridge.injector.options", {"width": 32, "heads": 7}),
+        ("bridge.injector.options", {"positions": BILLION}),
+        ("bridge.injector.options", {"slots": 3}),
+        ("bridge.injector.options", {"depth": "2"}),
+        ("bridge.projector.hidden", BILLION),
+        ("bridge.projector.dropout", 7),
+        ("bridge.projector", 3),
+        ("bridge.encoder_size", BILLION),
+        ("bridge.encoder_size", 33),
+        ("bridge.decoder_size", 16),
+        ("bridge.slot_norm", float("nan")),
+        ("bridge.slot_norm", -1),
+        ("bridge", {}),
+        ("encoder_options", {"layer": BILLION}),
+        ("encoder_options", {"layer": "2"}),
+        ("encoder_options", {"device": "cuda"}),
+        ("encoder_options", {"name": "x"}),
+        ("encoder_options", {"max_tokens": -5}),
+        ("version", 0),
+        ("version", "1"[:0]),
+        ("version", None),
+        ("version", 10**30),
+        ("data", {"x": {}}),
+        ("data", {"x": {"licence": 1}}),
+        ("data", {"x": {"licence": "MIT", "pairs": [1]}}),
+        ("metrics", {"usage": 3}),
+        ("metrics", []),
+        ("recipe", {}),
+        ("recipe.teacher", {"layer": "x"}),
+        ("recipe.name", 3),
+        ("metrics", {"usage": {"dev": {"loss": float("inf")}}}),
+        ("language", "\ud800"),
+        ("decoder", 3),
     ],
-)  # fmt: skip
+)
 def test_manifest_out_of_bounds(engine: Engine, folder: Path, path: str, value: Any) -> None:
     spoil(folder, MANIFEST, at(path, value))
     refused(engine, folder, "E310", MANIFEST)
@@ -213,15 +243,36 @@ def test_model_of_a_broken_config(encoder_folder: str, tmp_path: Path, content: 
 @pytest.mark.parametrize(
     "override",
     [
-        "seed=17171717171717171717", "seed=-1", "injector.slots=1000000000", "injector.options.depth=1000000000",
-        "injector.options.heads=7", "injector.options.slots=4", "encoder.options.device=cpu", "encoder.options.name=x",
-        "encoder.options.layer=.inf", "encoder.options.layer=two", "decoder.options.dtype=float32", "stage_a.epochs=1e300",
-        "stage_a.temperature=[0, 0]", "stage_a.temperature=[.nan, 1]", "stage_b.lora.r=1000000000", "projector.hidden=1000000000",
-        "stage_b.examples=100000000000", "data.repeat={x: 1000000000}", "stage_a.lr=.inf", "name=''", "encoder.name=''",
-        "injector.slots={min: 1, max: 4, per_tokens: 1e-300}", "injector.options={x: .nan}", "version=999",
-        "data.dev={a: 2024-01-01}", "seed=" + "9" * 5000, "injector.options=" + "[" * 5000, "name=\"a\\0b\"",
+        "seed=17171717171717171717",
+        "seed=-1",
+        "injector.slots=1000000000",
+        "injector.options.depth=1000000000",
+        "injector.options.heads=7",
+        "injector.options.slots=4",
+        "encoder.options.device=cpu",
+        "encoder.options.name=x",
+        "encoder.options.layer=.inf",
+        "encoder.options.layer=two",
+        "decoder.options.dtype=float32",
+        "stage_a.epochs=1e300",
+        "stage_a.temperature=[0, 0]",
+        "stage_a.temperature=[.nan, 1]",
+        "stage_b.lora.r=1000000000",
+        "projector.hidden=1000000000",
+        "stage_b.examples=100000000000",
+        "data.repeat={x: 1000000000}",
+        "stage_a.lr=.inf",
+        "name=''",
+        "encoder.name=''",
+        "injector.slots={min: 1, max: 4, per_tokens: 1e-300}",
+        "injector.options={x: .nan}",
+        "version=999",
+        "data.dev={a: 2024-01-01}",
+        "seed=" + "9" * 5000,
+        "injector.options=" + "[" * 5000,
+        'name="a\\0b"',
     ],
-)  # fmt: skip
+)
 def test_recipe_out_of_bounds(override: str, tmp_path: Path) -> None:
     """The command that checks recipes says it, before any model is looked for."""
     from click.testing import CliRunner
@@ -257,11 +308,19 @@ MERGES = "a: &a {x: 1}\n" + "".join(
     f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
 ENDLESS = {
-    "deep": "[" * 100_000, "indented": "".join(" " * n + "a:\n" for n in range(600)), "itself": "stage_a: &a {losses: *a}",
-    "laughs": LAUGHS, "merges": MERGES, "large": "name: own\n" * 200_000, "digits": "seed: " + "9" * 5000,
-    "sixties": "seed: " + ":".join(["1"] * 50_000), "date": "name: 2024-13-45", "tag": "seed: !!int x", "nul": 'name: "\\0"',
+    "deep": "[" * 100_000,
+    "indented": "".join(" " * n + "a:\n" for n in range(600)),
+    "itself": "stage_a: &a {losses: *a}",
+    "laughs": LAUGHS,
+    "merges": MERGES,
+    "large": "name: own\n" * 200_000,
+    "digits": "seed: " + "9" * 5000,
+    "sixties": "seed: " + ":".join(["1"] * 50_000),
+    "date": "name: 2024-13-45",
+    "tag": "seed: !!int x",
+    "nul": 'name: "\\0"',
     "pointer": POINTER.decode(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ENDLESS)
@@ -289,9 +348,13 @@ def test_a_recipe_in_python_is_bounded_too(raw_recipe: dict[str, Any]) -> None:
 
 def command(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *args], cwd=cwd, env={**os.environ, "PYTHONIOENCODING": "utf-8", **env}, capture_output=True,
-        text=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, *args],
+        cwd=cwd,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def project(folder: Path) -> Path:

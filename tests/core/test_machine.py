@@ -163,8 +163,11 @@ def test_a_deleted_folder(tmp_path: Path) -> None:
     gone.mkdir()
     done = subprocess.run(
         ["sh", "-c", f'cd {gone} && rmdir {gone} && "$@"', "sh", sys.executable, "-m", "llink", "languages"],
-        capture_output=True, text=True, env=environment(LLINK_HOME=str(tmp_path)), timeout=100,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment(LLINK_HOME=str(tmp_path)),
+        timeout=100,
+    )
     assert "[bug]" not in done.stderr
     assert "Traceback" not in done.stderr
 

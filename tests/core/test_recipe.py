@@ -181,10 +181,17 @@ def test_bad_override(file: Path, override: str, says: str) -> None:
 
 def test_overrides(file: Path) -> None:
     sets = (
-        "stage_b.lr_lora=1e-4", "stage_b.lora.r=2", "stage_a.temperature=[0.1, 0.05]", "data.max_pairs=null",
-        "encoder.options.layer=1", "stage_a.english_side=false", "name=with = sign", "stage_b.lora.r=3",
-        "data.sample={a: 0.5}", "stage_a.min_lr=1E-6",
-    )  # fmt: skip
+        "stage_b.lr_lora=1e-4",
+        "stage_b.lora.r=2",
+        "stage_a.temperature=[0.1, 0.05]",
+        "data.max_pairs=null",
+        "encoder.options.layer=1",
+        "stage_a.english_side=false",
+        "name=with = sign",
+        "stage_b.lora.r=3",
+        "data.sample={a: 0.5}",
+        "stage_a.min_lr=1E-6",
+    )
     recipe = load_recipe(file, sets)
     assert recipe.stage_b.lr_lora == 1e-4
     assert recipe.stage_b.lora.r == 3

@@ -44,8 +44,11 @@ def data(*arguments: Any, status: int = 0) -> Any:
 
 
 def test_the_sample_is_fair() -> None:
-    pairs = [Pair(f"{source} {n}", f"x{n}", source) for source, size in (("big", 900), ("small", 95), ("two", 2), ("three", 3))
-             for n in range(size)]  # fmt: skip
+    pairs = [
+        Pair(f"{source} {n}", f"x{n}", source)
+        for source, size in (("big", 900), ("small", 95), ("two", 2), ("three", 3))
+        for n in range(size)
+    ]
     chosen = sample(pairs, 100)
     assert Counter(p.source for p in chosen) == {"big": 86, "small": 9, "three": 3, "two": 2}
     assert sample(list(reversed(pairs)), 100) == chosen
@@ -103,10 +106,19 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
     </script></body>"""
     (tmp_path / "page.html").write_text(text.replace("</body>", driver), encoding="utf-8")
     result = subprocess.run(
-        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-         "--dump-dom", (tmp_path / "page.html").as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [
+            str(CHROMIUM),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--dump-dom",
+            (tmp_path / "page.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     dom = result.stdout
     assert dom.count("<article") == 5, result.stderr[-2000:]
     assert "<title>Data audit: Khmer</title>" in dom
@@ -122,8 +134,16 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
 
 
 def marks_file(path: Path, **changes: Any) -> Path:
-    rows = [{"english": f"e{n}", "foreign": f"f{n}", "source": "x" if n < 8 else "y", "licence": "MIT",
-             "mark": "bad" if n in (0, 8) else "good"} for n in range(12)]  # fmt: skip
+    rows = [
+        {
+            "english": f"e{n}",
+            "foreign": f"f{n}",
+            "source": "x" if n < 8 else "y",
+            "licence": "MIT",
+            "mark": "bad" if n in (0, 8) else "good",
+        }
+        for n in range(12)
+    ]
     content = {"version": 1, "language": "km", "sample": "s", "sources": {"x": 900, "y": 100, "z": 5}, "marks": rows}
     path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
     return path

@@ -68,8 +68,9 @@ def test_tsv_and_gz(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text("water\tទឹក\tthird\nno tab\nfish\tត្រី\r\n", encoding="utf-8")
     plain = read_pairs("x.tsv", tmp_path)
     assert [(p.english, normalise(p.foreign), p.source) for p in plain.rows] == [
-        ("water", "ទឹក", "x.tsv"), ("fish", "ត្រី", "x.tsv"),
-    ]  # fmt: skip
+        ("water", "ទឹក", "x.tsv"),
+        ("fish", "ត្រី", "x.tsv"),
+    ]
     assert plain.first_bad == ["x.tsv:2"]
     with gzip.open(tmp_path / "x.tsv.gz", "wb") as file:
         file.write((tmp_path / "x.tsv").read_bytes())

@@ -156,10 +156,12 @@ def test_harvests_into_one_file_at_once(tmp_path: Path) -> None:
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(out), json.dumps([[p.english, p.foreign] for p in pairs.rows])],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for pairs in found
-    ]  # fmt: skip
+    ]
     for process in started:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -305,9 +307,7 @@ def test_damaged_and_foreign_catalogues_are_named(tmp_path: Path) -> None:
     (folder / "partly.po").write_text('msgid "fish"\nmsgstr "ត្រី"\n\nwhat is this\n')
     found = harvest(KHMER, roots=[tmp_path])
     assert sorted(pair.english for pair in found.rows) == ["fish", "water"]
-    assert found.skipped == {
-        "damaged catalogues": 1, "broken": 1, "in a catalogue whose msgids are not English": 2
-    }  # fmt: skip
+    assert found.skipped == {"damaged catalogues": 1, "broken": 1, "in a catalogue whose msgids are not English": 2}
     assert found.first_bad == ["installed:damaged.mo damaged.mo", "installed:partly.po partly.po:4"]
 
 

@@ -42,7 +42,8 @@ from llink.home import home
 from llink.plugins import language
 from llink.recipe import Data, validate
 from llink.store.models import load_decoder
-from llink.training.run import train, training_examples
+from llink.training.examples import training_examples
+from llink.training.run import train
 from llink_khmer import SAMPLES
 
 PAIRS = [Pair(s.english, s.foreign, "samples", "CC0-1.0") for s in SAMPLES]
@@ -86,10 +87,13 @@ def test_every_task_has_phrasings_and_the_first_is_that_of_the_prompt() -> None:
         ("qa", f"The text says: {TEXT.lower()}", "copies"),
         ("qa", TASKS["qa"], "copies"),
         ("summarize", "A library.", "too short or too long"),
-        ("title", "A title that goes on and on about every single thing that a library does in its day.",
-         "too short or too long"),
+        (
+            "title",
+            "A title that goes on and on about every single thing that a library does in its day.",
+            "too short or too long",
+        ),
     ],
-)  # fmt: skip
+)
 def test_faults(task: str, answer: str, why: str | None) -> None:
     assert fault(Question(TEXT, task, TASKS[task]), answer) == why
 

@@ -17,18 +17,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from variants import rehash
 
 from llink import Engine, plugins
-from llink.adapter.files import LORA, read_manifest
+from llink.adapter.files import read_manifest
+from llink.adapter.lora_files import LORA
 from llink.cli import main
 from llink.data.pairs import Pair, write_pairs
 from llink.evaluation import SUITES, evaluator
 from llink.evaluation.base import Subject, whole
-from llink.evaluation.tokens import flops
+from llink.evaluation.tokens import prefill_flops
 from llink.evaluation.translate import copied, loops
 from llink.evaluation.usage import IGNORED
 from llink.features.cache import FeatureCache
 from llink.home import home
 from llink.store.models import load_decoder
-from llink.training.stage_b import Example, dev_losses
+from llink.training.examples import Example
+from llink.training.shapes import Shape
+from llink.training.stage_b import dev_losses
 from llink_khmer import SAMPLES
 
 METRICS = "metrics.json"
@@ -222,7 +225,7 @@ def test_flops_are_those_that_torch_counts(subject: Subject) -> None:
         # The counter knows the plain matrix products of attention, not the CPU's own kernel for it.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
             model(input_ids=torch.arange(tokens)[None], logits_to_keep=1)
-        assert flops(model, tokens) == counter.get_total_flops()
+        assert prefill_flops(Shape.of(model), tokens) == counter.get_total_flops()
 
 
 @pytest.fixture

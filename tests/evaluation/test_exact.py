@@ -116,8 +116,11 @@ def test_values_of_real_text() -> None:
     ]
     found = [case.values for case in cases(rows, khmer)]
     assert set(found[0]) == {
-        ("urls", "https://example.org/a?b=1"), ("names", "Firefox"), ("numbers", "3.5"), ("codes", "%s"),
-    }  # fmt: skip
+        ("urls", "https://example.org/a?b=1"),
+        ("names", "Firefox"),
+        ("numbers", "3.5"),
+        ("codes", "%s"),
+    }
     assert set(found[1]) == {("units", "30 GB"), ("dates", "2012-05-17"), ("numbers", "8")}
     assert found[2] == (("names", "Berlin"),)
     assert found[3] == ()

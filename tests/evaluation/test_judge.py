@@ -19,9 +19,10 @@ from llink.adapter.prompt import TASKS
 from llink.cli import main
 from llink.data.pairs import Pair
 from llink.evaluation.base import Skip, Subject
+from llink.evaluation.bootstrap import interval, resampled_means
 from llink.evaluation.judge import evaluator, named, opened
 from llink.evaluation.judging import FIRST, SECOND, TIE, UNCLEAR, Comparison, Judge, ask, open_judge
-from llink.evaluation.judging.duel import Duel, bootstrap, calibrate, duel, summary
+from llink.evaluation.judging.duel import Duel, calibrate, duel, summary
 from llink.evaluation.judging.endpoint import EndpointJudge, read
 from llink.evaluation.judging.local import LocalJudge
 from llink.features.cache import FeatureCache
@@ -76,20 +77,35 @@ def test_the_prompt_says_all_of_it_and_not_whose() -> None:
 @pytest.mark.parametrize(
     ("reply", "verdict"),
     [
-        ("A", FIRST), (" b.", SECOND), ("**Tie**", TIE), ("Answer: B", SECOND), ("answer a is better", FIRST),
-        ("<think>B? No.</think>\nA", FIRST), ("Both are fine", UNCLEAR), ("", UNCLEAR), ("Absolutely B", UNCLEAR),
+        ("A", FIRST),
+        (" b.", SECOND),
+        ("**Tie**", TIE),
+        ("Answer: B", SECOND),
+        ("answer a is better", FIRST),
+        ("<think>B? No.</think>\nA", FIRST),
+        ("Both are fine", UNCLEAR),
+        ("", UNCLEAR),
+        ("Absolutely B", UNCLEAR),
     ],
-)  # fmt: skip
+)
 def test_replies_are_read_strictly(reply: str, verdict: str) -> None:
     assert read(reply) == verdict
 
 
 def test_duels_count_both_orders() -> None:
     wanted = {
-        (FIRST, SECOND): 1, (SECOND, FIRST): 0, (FIRST, FIRST): 0.5, (SECOND, SECOND): 0.5, (TIE, TIE): 0.5,
-        (TIE, SECOND): 1, (FIRST, TIE): 1, (TIE, FIRST): 0, (SECOND, TIE): 0, (UNCLEAR, SECOND): None,
+        (FIRST, SECOND): 1,
+        (SECOND, FIRST): 0,
+        (FIRST, FIRST): 0.5,
+        (SECOND, SECOND): 0.5,
+        (TIE, TIE): 0.5,
+        (TIE, SECOND): 1,
+        (FIRST, TIE): 1,
+        (TIE, FIRST): 0,
+        (SECOND, TIE): 0,
+        (UNCLEAR, SECOND): None,
         (FIRST, UNCLEAR): None,
-    }  # fmt: skip
+    }
     assert {orders: Duel(*orders).score for orders in wanted} == wanted
 
 
@@ -114,7 +130,7 @@ def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
     hits = 0
     for seed in range(200):
         sample = (torch.rand(60, generator=generator) < 0.6).double().tolist()
-        low, high = bootstrap(sample, seed=seed, resamples=1000)
+        low, high = interval(resampled_means(sample, 1000, seed))
         hits += low <= 0.6 <= high
     assert 178 <= hits <= 200
 
@@ -127,8 +143,10 @@ def test_a_good_judge_is_taken_and_prefers_the_better(server: Server, tmp_path: 
     assert (body["model"], body["temperature"], len(body["messages"])) == ("m", 0, 2)
     assert set(server.keys) == {"Bearer secret"}
     # Half of the trials show the reference first.
-    shown = Counter(parts(r["messages"][-1]["content"])["a"] == parts(r["messages"][-1]["content"])["reference"]
-                    for r in server.requests)  # fmt: skip
+    shown = Counter(
+        parts(r["messages"][-1]["content"])["a"] == parts(r["messages"][-1]["content"])["reference"]
+        for r in server.requests
+    )
     assert shown == {True: 20, False: 20}
     rows = REFERENCES[:6]
     better = summary(duel(judge, TRANSLATE, rows, rows, ["no"] * 6, tmp_path))
@@ -245,8 +263,10 @@ def test_a_local_verdict_is_the_likeliest_of_the_three_in_both_orders(models: Ca
     words = [decoder.tokenize(word)[0] for word in ("A", "B", "tie")]
 
     def scores(shown: Comparison) -> list[float]:
-        messages = [{"role": "system", "content": "You are a careful and fair judge of answers."},
-                    {"role": "user", "content": shown.prompt}]  # fmt: skip
+        messages = [
+            {"role": "system", "content": "You are a careful and fair judge of answers."},
+            {"role": "user", "content": shown.prompt},
+        ]
         ids = decoder.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         with torch.inference_mode():
             return list(decoder.model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[words].tolist())
@@ -342,8 +362,21 @@ def test_from_the_command_line(
     recipe.write_text(yaml.safe_dump(raw_recipe))
 
     def run(*judge: str) -> Any:
-        arguments = ("eval", "km", "--suite", "judge", "--adapter", tiny_adapter, "--recipe", recipe,
-                     "--data", pairs_folder, "--out", out, *judge)  # fmt: skip
+        arguments = (
+            "eval",
+            "km",
+            "--suite",
+            "judge",
+            "--adapter",
+            tiny_adapter,
+            "--recipe",
+            recipe,
+            "--data",
+            pairs_folder,
+            "--out",
+            out,
+            *judge,
+        )
         result = CliRunner().invoke(main, list(map(str, arguments)))
         assert result.exit_code == 0, result.output
         opened.cache_clear()
@@ -365,5 +398,7 @@ def test_from_the_command_line(
 
 def test_names_of_the_metrics() -> None:
     assert [named(name, "raw") for name in ("preference", "low", "unclear")] == [
-        "preference over raw", "preference over raw low", "unclear (raw)",
-    ]  # fmt: skip
+        "preference over raw",
+        "preference over raw low",
+        "unclear (raw)",
+    ]

@@ -14,8 +14,14 @@ from click.testing import CliRunner, Result
 
 from llink.cli import main
 
-PLOTS = ("ranks", "r-1-against-length", "loss-with-and-without", "exact-values", "quality-against-position",
-         "tokens-against-latency")  # fmt: skip
+PLOTS = (
+    "ranks",
+    "r-1-against-length",
+    "loss-with-and-without",
+    "exact-values",
+    "quality-against-position",
+    "tokens-against-latency",
+)
 
 
 def llink(*args: str | Path) -> Result:

@@ -84,9 +84,11 @@ def test_alignment_probe(arguments: Arguments, tmp_path: Path) -> None:
     first = ran(arguments("alignment-probe"))
     found = rows(tmp_path / "out")
     assert [(row["vectors"], row["direction"]) for row in found] == [
-        ("bare encoder", "to English"), ("bare encoder", "from English"),
-        ("stage A", "to English"), ("stage A", "from English"),
-    ]  # fmt: skip
+        ("bare encoder", "to English"),
+        ("bare encoder", "from English"),
+        ("stage A", "to English"),
+        ("stage A", "from English"),
+    ]
     logged = [json.loads(line) for line in (tmp_path / "out/stage-a/metrics.jsonl").read_text().splitlines()]
     [stage_a] = [row for row in logged if "dev" in row]
     for row, prefix in ((found[2], ""), (found[3], "back_")):
@@ -164,8 +166,24 @@ def test_slot_sweep_asks_questions(taught: Any, monkeypatch: pytest.MonkeyPatch,
     # Its dev set is what it was trained on, which a run leaves out of the training data.
     other = taught.folder / "apart.jsonl"
     other.write_text((taught.folder / "dev.jsonl").read_text().replace('"english": "', '"english": "Oh, '))
-    ran(["experiment", "slot-sweep", "km", *place, "--set", "data.train=[apart.jsonl]", "--set", "stage_b.distilled=4",
-         "--values", "4", "--examples", "200", "--sample", "8"])  # fmt: skip
+    ran(
+        [
+            "experiment",
+            "slot-sweep",
+            "km",
+            *place,
+            "--set",
+            "data.train=[apart.jsonl]",
+            "--set",
+            "stage_b.distilled=4",
+            "--values",
+            "4",
+            "--examples",
+            "200",
+            "--sample",
+            "8",
+        ]
+    )
     [row] = rows(tmp_path)
     for name in ("agreement", "agreement, questions", "word F1, questions"):
         assert 0 <= row[name] <= 1
@@ -215,8 +233,13 @@ def test_ablation_leaves_out_each_step_that_there_is(
     found = {row["left out"]: row for row in rows(tmp_path / "out")}
     # The tiny recipe has as many slots for every text, a resampler of depth 1 and no longer texts.
     assert list(found) == [
-        "nothing", "prose repeated", "English beside the text", "warm start", "resampler", "verbatim channel",
-    ]  # fmt: skip
+        "nothing",
+        "prose repeated",
+        "English beside the text",
+        "warm start",
+        "resampler",
+        "verbatim channel",
+    ]
     whole = found["nothing"]
     for row in found.values():
         assert 0 <= row["exact"] <= 1
@@ -224,8 +247,11 @@ def test_ablation_leaves_out_each_step_that_there_is(
         assert row["chrF++, dev"] >= 0
     # Retrieval is stage A's alone; without its own changes it is the same one.
     assert {step for step, row in found.items() if row["R@1, dev"] == whole["R@1, dev"]} >= {
-        "nothing", "warm start", "resampler", "verbatim channel",
-    }  # fmt: skip
+        "nothing",
+        "warm start",
+        "resampler",
+        "verbatim channel",
+    }
     assert len({row["loss"] for row in found.values()}) == len(found)
     own = [out for out in (tmp_path / "out").iterdir() if (out / "metrics.jsonl").exists()]
     trained = {out.name for out in own if any(row["stage"] == "a" for row in read_log(out))}

@@ -23,6 +23,7 @@ from llink.features.cache import FeatureCache, MatchedMeans
 from llink.interfaces import Encoded, Encoder
 from llink.recipe import StageA
 from llink.store.models import load_encoder
+from llink.training.context import Context
 from llink.training.stage_a import AlignmentData, train_stage_a
 from llink_khmer import SAMPLES
 
@@ -372,6 +373,6 @@ def test_stage_a_learns_the_same_from_disk(encoder: Counting, tmp_path: Path) ->
         torch.manual_seed(0)
         projector = MLPProjector(encoder_size=32, decoder_size=32, hidden=64)
         data = AlignmentData(inputs, teachers, torch.arange(200))
-        train_stage_a(projector, data, StageA(epochs=2, batch=16, queue=32), seed=3, accelerator=Accelerator(cpu=True))
+        train_stage_a(projector, data, StageA(epochs=2, batch=16, queue=32), Context(Accelerator(cpu=True), 3))
         weights.append(projector.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -22,8 +22,8 @@ from llink.interfaces import Decoder
 from llink.language.values import bounded, kind
 from llink.recipe import Verbatim
 from llink.store.models import load_decoder
-from llink.training.examples import Batches, another, swapped
-from llink.training.stage_b import Example, with_values
+from llink.training.batches import Batches, another, swapped
+from llink.training.examples import Example, with_values
 
 K = 4
 
@@ -64,7 +64,7 @@ def decoder(models: Callable[[str], str]) -> Decoder:
         ("I use LibreOffice. It's free.", ["LibreOffice"]),
         ("Save As Default Template", []),
     ],
-)  # fmt: skip
+)
 def test_values_of_a_text(text: str, values: list[str]) -> None:
     khmer = plugins.language("km")
     assert khmer.verbatim(khmer.normalise(text)) == values

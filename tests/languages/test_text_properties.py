@@ -16,9 +16,19 @@ from llink_amharic.ethiopic import ascii_numerals
 
 # The word for year.
 WORDS = {
-    "km": "ឆ្នាំ", "my": "နှစ်", "am": "አመት", "fa": "سال", "ur": "سال", "ar": "سنة", "hi": "साल", "bn": "বছর",
-    "zh": "年", "ru": "год", "th": "ปี", "lo": "ປີ",
-}  # fmt: skip
+    "km": "ឆ្នាំ",
+    "my": "နှစ်",
+    "am": "አመት",
+    "fa": "سال",
+    "ur": "سال",
+    "ar": "سنة",
+    "hi": "साल",
+    "bn": "বছর",
+    "zh": "年",
+    "ru": "год",
+    "th": "ปี",
+    "lo": "ປີ",
+}
 # Decimal and thousands separators where CLDR's are not those of English.
 SIGNS = {"fa": "٫٬", "ar": "٫٬"}
 ETHIOPIC_ONES, ETHIOPIC_TENS = "፩፪፫፬፭፮፯፰፱", "፲፳፴፵፶፷፸፹፺"

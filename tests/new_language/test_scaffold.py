@@ -134,17 +134,28 @@ def test_the_project_is_complete(here: Path, lao_pairs: Path) -> None:
     project = here / "llink-lao"
     present = {str(path.relative_to(project)) for path in project.rglob("*") if "__pycache__" not in path.parts}
     assert {
-        ".gitignore", "CARD.md", "README.md", "pyproject.toml", "tests/test_lao.py", "llink_lao/__init__.py",
-        "llink_lao/samples.py", "llink_lao/recipes/cpu.yaml", "llink_lao/recipes/smoke.yaml", "llink_lao/recipes/gpu.yaml",
-    } <= present  # fmt: skip
+        ".gitignore",
+        "CARD.md",
+        "README.md",
+        "pyproject.toml",
+        "tests/test_lao.py",
+        "llink_lao/__init__.py",
+        "llink_lao/samples.py",
+        "llink_lao/recipes/cpu.yaml",
+        "llink_lao/recipes/smoke.yaml",
+        "llink_lao/recipes/gpu.yaml",
+    } <= present
     assert 'lao = "llink_lao"' in (project / "pyproject.toml").read_text("utf-8")
     assert len((project / "llink_lao" / "__init__.py").read_text("utf-8").splitlines()) <= 25
     assert "| me / you | CC0-1.0 | 40 |" in (project / "CARD.md").read_text("utf-8")
     own = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", project, project / "tests"],
-        cwd=project, env=environment(PYTHONPATH=os.pathsep.join([str(project), os.environ.get("PYTHONPATH", "")])),
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=project,
+        env=environment(PYTHONPATH=os.pathsep.join([str(project), os.environ.get("PYTHONPATH", "")])),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert own.returncode == 0, own.stdout + own.stderr
     unresolved = [path.name for path in project.rglob("*") if path.is_file() and "${" in path.read_text("utf-8")]
     assert unresolved == []

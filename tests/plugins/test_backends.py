@@ -23,10 +23,25 @@ ENCODERS = ("xlm_roberta", "gemma3", "qwen2")
 DECODERS = ("chatml_llama", "llama3", "qwen2")
 TEXTS = [SAMPLES[0].foreign, SAMPLES[9].english, "ទឹក"]
 MARKUP = [
-    "<foreign_emb>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<s>", "</s>", "<bos>", "<eos>", "<pad>", "<unk>",
-    "<mask>", "<start_of_turn>", "<end_of_turn>", "<unused0>", "[multimodal]",
-    "<|begin_of_text|>", "<|start_header_id|>", "<|eot_id|>",
-]  # fmt: skip
+    "<foreign_emb>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<s>",
+    "</s>",
+    "<bos>",
+    "<eos>",
+    "<pad>",
+    "<unk>",
+    "<mask>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<unused0>",
+    "[multimodal]",
+    "<|begin_of_text|>",
+    "<|start_header_id|>",
+    "<|eot_id|>",
+]
 
 
 def encoder(models: Models, name: str, **options: Any) -> Any:

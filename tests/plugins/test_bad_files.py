@@ -165,11 +165,18 @@ def po(charset: str, foreign: str) -> str:
 @pytest.mark.parametrize(
     ("declared", "real", "text"),
     [
-        ("ISO-8859-1", "cp1252", "Käse “gut”"), ("windows-1251", "cp1251", "сыр"), ("GBK", "gbk", "奶酪"), ("UTF-8", "utf-8", WATER),
-        ("ISO-8859-1", "utf-8", WATER), ("CHARSET", "utf-8", WATER), ("ASCII", "utf-8", WATER), ("UTF-8", "utf-16", WATER),
-        ("utf-7", "utf-8", WATER), ("hex", "utf-8", WATER),
+        ("ISO-8859-1", "cp1252", "Käse “gut”"),
+        ("windows-1251", "cp1251", "сыр"),
+        ("GBK", "gbk", "奶酪"),
+        ("UTF-8", "utf-8", WATER),
+        ("ISO-8859-1", "utf-8", WATER),
+        ("CHARSET", "utf-8", WATER),
+        ("ASCII", "utf-8", WATER),
+        ("UTF-8", "utf-16", WATER),
+        ("utf-7", "utf-8", WATER),
+        ("hex", "utf-8", WATER),
     ],
-)  # fmt: skip
+)
 def test_declared_encodings(declared: str, real: str, text: str, tmp_path: Path) -> None:
     """What a catalogue or a translation memory declares counts, unless the bytes say that it is wrong."""
     (tmp_path / "x.po").write_bytes(po(declared, text).encode(real))
@@ -251,16 +258,35 @@ def test_quotation_marks_that_are_text(literal: list[tuple[str, str]], tmp_path:
 
 def test_quoting_among_quotation_marks_that_are_text(tmp_path: Path) -> None:
     found = tsv(
-        tmp_path, f'She said "no".\t{WATER}', f'"He said ""yes""."\t{FISH}', f'"Yes," he said.\t{WATER}', f'"Two\nlines"\t{FISH}'
-    )  # fmt: skip
+        tmp_path,
+        f'She said "no".\t{WATER}',
+        f'"He said ""yes""."\t{FISH}',
+        f'"Yes," he said.\t{WATER}',
+        f'"Two\nlines"\t{FISH}',
+    )
     assert found == [
-        ('She said "no".', WATER), ('He said "yes".', FISH), ('"Yes," he said.', WATER), ("Two\nlines", FISH)
-    ]  # fmt: skip
+        ('She said "no".', WATER),
+        ('He said "yes".', FISH),
+        ('"Yes," he said.', WATER),
+        ("Two\nlines", FISH),
+    ]
 
 
 CELLS = [
-    'He said "yes"', "plain", "a, b", "two\nlines", "a tab\there", '"quoted"', '5" pipe', '""', '"open', 'end"', "ទឹក", '"', 'a "b"\nc'
-]  # fmt: skip
+    'He said "yes"',
+    "plain",
+    "a, b",
+    "two\nlines",
+    "a tab\there",
+    '"quoted"',
+    '5" pipe',
+    '""',
+    '"open',
+    'end"',
+    "ទឹក",
+    '"',
+    'a "b"\nc',
+]
 
 
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
@@ -360,13 +386,22 @@ def test_data_set_without_such_a_column_is_not_read_to_its_end(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("spoilt", "why"),
     [
-        (b"&#x1F;", "invalid character number"), (b"\x1f", "not well-formed"), (b"\xff", "byte 0xFF"), (b"R&D", "not well-formed"),
-        (b"a < b", "not well-formed"), (b"<b>x", "mismatched tag"), (b"&nbsp;", "undefined entity"), (b"&#xD800;", "invalid char"),
-        (b"\xef\xbf\xbd", "U+FFFD"), (b"\0", "zero byte"), (b"x" * (MAX_LINE + 1), "longer than"), (b"</seg></tuv>", "mismatched"),
+        (b"&#x1F;", "invalid character number"),
+        (b"\x1f", "not well-formed"),
+        (b"\xff", "byte 0xFF"),
+        (b"R&D", "not well-formed"),
+        (b"a < b", "not well-formed"),
+        (b"<b>x", "mismatched tag"),
+        (b"&nbsp;", "undefined entity"),
+        (b"&#xD800;", "invalid char"),
+        (b"\xef\xbf\xbd", "U+FFFD"),
+        (b"\0", "zero byte"),
+        (b"x" * (MAX_LINE + 1), "longer than"),
+        (b"</seg></tuv>", "mismatched"),
         (b'</seg></tuv><tu a="1"><tuv lang="en"><seg>', "before the next one begins"),
     ],
     ids=lambda value: None if isinstance(value, str) else repr(value[:12]),
-)  # fmt: skip
+)
 def test_one_bad_unit(spoilt: bytes, why: str, tmp_path: Path) -> None:
     bad = b'<tu><tuv lang="en"><seg>bad ' + spoilt + b'</seg></tuv><tuv lang="km"><seg>x</seg></tuv></tu>\n'
     good = MEMORY.format("utf-8").replace("<tmx", '<!DOCTYPE tmx SYSTEM "tmx14.dtd">\n<tmx').encode()

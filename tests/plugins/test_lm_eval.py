@@ -68,11 +68,13 @@ def lm(tiny_adapter: Path, encoder_folder: str, decoder_folder: str, tmp_path_fa
         (A, [(A,)]),
         ("", []),
         ("Q: ខ្ញុំប្រើ Windows 11 ជារៀងរាល់ថ្ងៃ។ Yes or no?", ["Q: ", ("ខ្ញុំប្រើ Windows 11 ជារៀងរាល់ថ្ងៃ។",), " Yes or no?"]),
-        ("Does ទឹក mean the same as the word ត្រី in this sentence?",
-         ["Does ", ("ទឹក",), " mean the same as the word ", ("ត្រី",), " in this sentence?"]),
+        (
+            "Does ទឹក mean the same as the word ត្រី in this sentence?",
+            ["Does ", ("ទឹក",), " mean the same as the word ", ("ត្រី",), " in this sentence?"],
+        ),
         ("(១២) ទឹក ១០ លីត្រ!?)", ["(", ("១២) ទឹក ១០ លីត្រ!?",), ")"]),
     ],
-)  # fmt: skip
+)
 def test_what_goes_through_slots(text: str, runs: list[Any]) -> None:
     from llink_plugins.lm_eval import parts
 
@@ -180,11 +182,31 @@ def test_a_task_from_the_command_line(
     (tmp_path / "tiny_khm.yaml").write_text(yaml.safe_dump(task))
     arguments = f"language=km,adapter={tiny_adapter},encoder={encoder_folder},decoder={decoder_folder},dtype=float32"
     result = subprocess.run(
-        [sys.executable, "-m", "llink_plugins.lm_eval", "run", "--model", "llink", "--model_args", arguments, "--device", "cpu",
-         "--tasks", "tiny_khm", "--include_path", str(tmp_path), "--output_path", str(tmp_path / "out"),
-         "--batch_size", "4"],
-        capture_output=True, text=True, timeout=280, cwd=tmp_path,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "llink_plugins.lm_eval",
+            "run",
+            "--model",
+            "llink",
+            "--model_args",
+            arguments,
+            "--device",
+            "cpu",
+            "--tasks",
+            "tiny_khm",
+            "--include_path",
+            str(tmp_path),
+            "--output_path",
+            str(tmp_path / "out"),
+            "--batch_size",
+            "4",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        cwd=tmp_path,
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     assert "|tiny_khm|" in result.stdout
     [path] = (tmp_path / "out").rglob("results_*.json")

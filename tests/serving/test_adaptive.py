@@ -21,10 +21,11 @@ from llink.plugins import injectors, language
 from llink.recipe import InjectorChoice, ProjectorChoice, Verbatim, validate
 from llink.serving.reader import Piece
 from llink.store.models import load_decoder
-from llink.training.examples import Batches
-from llink.training.run import longer, train
-from llink.training.stage_b import Example, Passage, task_batches
+from llink.training.batches import Batches
+from llink.training.examples import Example, Passage, longer
+from llink.training.run import train
 from llink.training.warm_start import slots_of_step
+from llink.training.with_decoder import task_batches
 from llink_khmer import SAMPLES
 
 SLOTS = {"min": 2, "max": 6, "per_tokens": 3}
@@ -150,11 +151,16 @@ def test_an_engine_may_give_fewer(engine: Engine, encoder_folder: str, decoder_f
 def test_an_evaluation_with_fewer(raw: dict[str, Any], pairs_folder: Path, adapter: Path) -> None:
     tokens = {
         most: evaluate(
-            language("km"), ["translate"], recipe=validate(raw, "test"), data=pairs_folder, adapter=adapter, against=(),
+            language("km"),
+            ["translate"],
+            recipe=validate(raw, "test"),
+            data=pairs_folder,
+            adapter=adapter,
+            against=(),
             max_slots=most,
         )["translate"]["dev"]["foreign prompt tokens"]
         for most in (2, None)
-    }  # fmt: skip
+    }
     assert tokens[2] < tokens[None]
 
 

@@ -90,8 +90,19 @@ def test_html_keeps_tags_scripts_and_code() -> None:
 def test_markdown_keeps_marks_addresses_and_code() -> None:
     document = parse(MARKDOWN, Path("x.md"))
     assert document.texts == [
-        "ភាសាខ្មែរ", "ខ្ញុំចូលចិត្ត រៀន", "ភាសា", "នៅ", "សាលា", ".", "និង អាន", "ឆ្មា", "ក", "ខ", "ឆ្កែ", "12",
-    ]  # fmt: skip
+        "ភាសាខ្មែរ",
+        "ខ្ញុំចូលចិត្ត រៀន",
+        "ភាសា",
+        "នៅ",
+        "សាលា",
+        ".",
+        "និង អាន",
+        "ឆ្មា",
+        "ក",
+        "ខ",
+        "ឆ្កែ",
+        "12",
+    ]
     made = document.render(
         ["Khmer", "I like learning", "language", "at", "school", ".", "and *reading*", "cat", "a", "b", "dog", "12"]
     )

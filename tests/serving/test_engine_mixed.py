@@ -70,8 +70,12 @@ def test_auto_goes_text_by_text(engine: Engine) -> None:
     assert engine.generate(texts, **SHORT) == expected
     assert engine.generate(texts, language="auto", **SHORT) == expected
     with engine.using("my"):
-        assert engine.generate(texts, language=["auto" if i == 2 else c for i, c in enumerate(("km", "am", "", "km"))],
-                               **SHORT) == expected  # fmt: skip
+        assert (
+            engine.generate(
+                texts, language=["auto" if i == 2 else c for i, c in enumerate(("km", "am", "", "km"))], **SHORT
+            )
+            == expected
+        )
 
 
 def test_instructions_and_long_texts_in_one_batch(engine: Engine) -> None:

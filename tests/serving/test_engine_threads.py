@@ -162,8 +162,16 @@ def test_requests_of_threads_share_batches(load: Callable[..., Engine], tiny_ada
         engine.add(code, tiny_adapters[code])
     engine.slots(TEXTS["km"], "km")
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(engine.generate, TEXTS[CODES[n % 3]][n // 3 % 8], max_new_tokens=20, language=CODES[n % 3],
-                             min_new_tokens=20) for n in range(48)]  # fmt: skip
+        asked = [
+            pool.submit(
+                engine.generate,
+                TEXTS[CODES[n % 3]][n // 3 % 8],
+                max_new_tokens=20,
+                language=CODES[n % 3],
+                min_new_tokens=20,
+            )
+            for n in range(48)
+        ]
         assert all(future.result(60) for future in asked)
     assert engine.stats()["batches"] < 40
 

@@ -13,7 +13,7 @@ from llink.adapter.files import load_bridge, read_manifest, save_adapter
 from llink.recipe import Recipe
 from llink.store.models import load_encoder
 from llink.training.run import Run, train
-from llink.training.stage_b import add_lora
+from llink.training.with_decoder import add_lora
 from llink_khmer import SAMPLES
 
 TEXTS = [sample.foreign for sample in SAMPLES[:6]]

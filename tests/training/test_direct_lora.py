@@ -26,8 +26,10 @@ from llink.recipe import Recipe, validate
 from llink.store.models import load_decoder
 from llink.training import direct_lora
 from llink.training.checkpoints import Checkpoint
-from llink.training.loop import Part
-from llink.training.stage_b import Example, add_lora
+from llink.training.examples import Example
+from llink.training.loop import Schedule
+from llink.training.parts import Part
+from llink.training.with_decoder import add_lora
 from llink_khmer import SAMPLES
 
 Models = Callable[[str], str]
@@ -138,7 +140,7 @@ def test_a_long_batch_goes_through_in_pieces(
     torch.manual_seed(0)
     lora = add_lora(decoder, tiny_recipe.stage_b)
     lora.eval()
-    stage = direct_lora._DirectLora(decoder, lora, examples, tiny_recipe.stage_b, 0, 5)
+    stage = direct_lora.ReadsText(decoder, lora, examples, tiny_recipe.stage_b, Schedule(5, 1), 0)
     trained = [p for p in lora.parameters() if p.requires_grad]
     parts = [Part(0, [4, 0, 3, 1, 2], number, 2, None) for number in (0, 1)]  # type: ignore[arg-type]
     longest = max(len(stage.prompts[i].ids) + len(stage.targets[i]) for i in range(5))

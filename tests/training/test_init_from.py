@@ -14,7 +14,8 @@ from llink import LlinkError
 from llink.adapter.files import install_adapter, load_bridge, read_manifest
 from llink.plugins import language
 from llink.recipe import Recipe, validate
-from llink.training.run import Run, train, with_older
+from llink.training.provenance import with_older
+from llink.training.run import Run, train
 
 
 @pytest.fixture
@@ -113,8 +114,10 @@ def test_sources_of_both_adapters_are_named_once(tiny_adapter: Path) -> None:
     assert once == {"a": row, "c": row, "b (my, through init_from)": row}
     assert with_older({"a": more}, older, "km")["a"] == more
     assert with_older({"a": more}, older, "am") == {
-        "a": more, "a (km, through init_from)": row, "b (my, through init_from)": row,
-    }  # fmt: skip
+        "a": more,
+        "a (km, through init_from)": row,
+        "b (my, through init_from)": row,
+    }
 
 
 @pytest.mark.parametrize(
@@ -175,8 +178,8 @@ def test_matched_means_move_the_english_side_alone(tiny_recipe: Recipe, pairs_fo
     run = Run.open(tiny_recipe.model_copy(update={"data": data}), pairs_folder, tmp_path / "run", resume=False)
     run.encode()
     foreign, english = (
-        [p.foreign for p in run.pairs.rows],
-        sorted({p.english for p in run.pairs.rows} | set(run.english)),
+        [p.foreign for p in run.pairs],
+        sorted({p.english for p in run.pairs} | set(run.data.english)),
     )
     assert torch.equal(run.features.pooled(foreign), run.cache.pooled(foreign))
     moved = run.features.pooled(english)

@@ -87,9 +87,14 @@ def test_log_has_what_the_plot_shows(tiny_run: Path) -> None:
     assert all("injector.scale" in row for row in rows if "cosine" in row and row["stage"] == "b")
     found = panels(rows)
     assert set(found) == {
-        ("a", "loss"), ("a", "R@1"), ("a", "temperature"), ("warm_start", "loss"),
-        ("b", "loss"), ("b", "usage gap"), ("b", "gate and scale"),
-    }  # fmt: skip
+        ("a", "loss"),
+        ("a", "R@1"),
+        ("a", "temperature"),
+        ("warm_start", "loss"),
+        ("b", "loss"),
+        ("b", "usage gap"),
+        ("b", "gate and scale"),
+    }
     assert set(found["b", "loss"]) == {"loss", "dev.right"}
 
 
@@ -119,8 +124,10 @@ def test_a_run_that_is_ended_from_outside(
     out = tmp_path / "run"
     ended = subprocess.run(
         [sys.executable, "-c", VICTIM, json.dumps(raw_recipe), str(pairs_folder), str(out), str(int(number))],
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     [session] = times_of(out)["sessions"]
     if number == signal.SIGTERM:
         assert ended.returncode == 143, ended.stderr

@@ -23,12 +23,14 @@ from llink.features.cache import token_batches
 from llink.interfaces import LossTerm
 from llink.recipe import Recipe, StageA, validate
 from llink.store.models import load_decoder
+from llink.training.context import Context
+from llink.training.examples import Example
 from llink.training.loop import warmup_cosine
 from llink.training.ranks import retrieval_metrics
 from llink.training.run import Run, train
 from llink.training.stage_a import AlignmentData, epoch_batches, train_stage_a
-from llink.training.stage_b import Example, task_batches
 from llink.training.warm_start import SlotTargets, length_batches
+from llink.training.with_decoder import task_batches
 from llink_khmer import SAMPLES
 
 # A run in a process of its own that kills itself, as the kernel would, as soon as a file appears.
@@ -206,10 +208,7 @@ def aligned(seed: int = 1, checkpoint: Path | None = None, **config: Any) -> nn.
     projector = MLPProjector(encoder_size=16, decoder_size=8, hidden=64, dropout=0.1)
     data = AlignmentData(inputs[:300], teachers[:300], torch.arange(300))
     settings = StageA(**{"epochs": 20, "batch": 50, "queue": 100, "hardest": 20, **config})
-    accelerator = Accelerator(cpu=True)
-    train_stage_a(
-        projector, data, settings, seed=seed, accelerator=accelerator, checkpoint=checkpoint, checkpoint_every=7
-    )
+    train_stage_a(projector, data, settings, Context(Accelerator(cpu=True), seed, every=7, checkpoint=checkpoint))
     return projector
 
 
@@ -249,8 +248,8 @@ def test_stage_a_can_stay_near_its_start() -> None:
 
         train_stage_a(
             projector, AlignmentData(inputs, teachers, torch.arange(300)),
-            StageA(epochs=4, batch=50, queue=100, start_share=share), seed=1, accelerator=Accelerator(cpu=True),
-            dev=dev, checkpoint_every=7,
+            StageA(epochs=4, batch=50, queue=100, start_share=share), Context(Accelerator(cpu=True), 1, every=7),
+            dev=dev,
         )  # fmt: skip
         dev()
     start, *whole = found[0.0]
@@ -271,10 +270,8 @@ def test_a_text_meets_no_teacher_of_its_own_in_the_queue(tmp_path: Path) -> None
     settings = StageA(epochs=4, batch=2, queue=8, hardest=4)
     for _ in range(2):
         rows: list[dict[str, Any]] = []
-        train_stage_a(
-            projector, data, settings, seed=1, accelerator=Accelerator(cpu=True), checkpoint=tmp_path / "c",
-            checkpoint_every=7, log=rows.append,
-        )  # fmt: skip
+        context = Context(Accelerator(cpu=True), 1, every=7, checkpoint=tmp_path / "c", log=rows.append)
+        train_stage_a(projector, data, settings, context)
         assert rows[-1]["step"] == 11
         assert rows[-1]["info_nce"] == 0
         assert rows[-1]["direction"] > 0

@@ -88,9 +88,11 @@ class Bridge(nn.Module):
             raise
         except Exception as error:
             raise LlinkError(
-                "E408", f"Projector '{projector.kind}' or slot injector '{injector.kind}' cannot be made: "
-                f"{type(error).__name__}: {' '.join(str(error).split())}.", "Correct its options, or its plugin.",
-            ) from error  # fmt: skip
+                "E408",
+                f"Projector '{projector.kind}' or slot injector '{injector.kind}' cannot be made: "
+                f"{type(error).__name__}: {' '.join(str(error).split())}.",
+                "Correct its options, or its plugin.",
+            ) from error
         bridge.reserved.copy_(rows.mean(0).expand_as(bridge.reserved))
         return bridge
 

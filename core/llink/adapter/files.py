@@ -14,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from llink import __version__
-from llink.adapter.lora_config import LORA_CONFIG, read_lora_config
+from llink.adapter.lora_files import LORA, LORA_CONFIG
 from llink.bounded import LFS_HINT, Unfit, is_lfs_pointer, read_json
 from llink.errors import LlinkError, unknown_name
 from llink.home import atomic_write, home, sweep, write_error
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from llink.adapter.bridge import Bridge
 
-BRIDGE, LORA = "bridge.safetensors", "adapter_model.safetensors"
+BRIDGE = "bridge.safetensors"
 MANIFEST = "manifest.json"
 VERSION = 1
 """Of the manifest; an adapter of a later one is refused."""
@@ -258,18 +258,20 @@ def _is_later(version: str) -> bool:
 def _later(folder: Path, why: str, maker: str) -> LlinkError:
     by = f" ({maker})" if _is_later(maker) else ""
     return LlinkError(
-        "E312", f"Adapter {folder} was made by a later version of LLINK{by} than {__version__}: {why}.",
+        "E312",
+        f"Adapter {folder} was made by a later version of LLINK{by} than {__version__}: {why}.",
         "pip install -U llink.",
-    )  # fmt: skip
+    )
 
 
 def check_language(folder: Path, manifest: Manifest, language: str) -> None:
     """Refuse an adapter that was trained for another language; E311."""
     if manifest.language != language:
         raise LlinkError(
-            "E311", f"Adapter {folder} was made for the language '{manifest.language}', not for '{language}'.",
+            "E311",
+            f"Adapter {folder} was made for the language '{manifest.language}', not for '{language}'.",
             f"Use it with --language {manifest.language}, or train one that begins from it: init_from in a recipe.",
-        )  # fmt: skip
+        )
 
 
 def check(folder: Path, manifest: Manifest, encoder: Encoder, decoder: Decoder) -> None:
@@ -286,14 +288,19 @@ def check(folder: Path, manifest: Manifest, encoder: Encoder, decoder: Decoder) 
     }
     for role, (name, wanted, present, actual) in made_for.items():
         if wanted != actual:
-            raise LlinkError("E311", f"Adapter {folder} was made for the {role} '{name}', not for '{present}' as loaded here.",
-                             "Load that model, or train an adapter for this one.")  # fmt: skip
+            raise LlinkError(
+                "E311",
+                f"Adapter {folder} was made for the {role} '{name}', not for '{present}' as loaded here.",
+                "Load that model, or train an adapter for this one.",
+            )
     sizes = (manifest.bridge["encoder_size"], manifest.bridge["decoder_size"])
     if sizes != (encoder.hidden_size, decoder.hidden_size):
         raise LlinkError(
-            "E310", f"Adapter {folder}: {MANIFEST} has a bridge of sizes {sizes}, the models have "
-            f"{(encoder.hidden_size, decoder.hidden_size)}.", "Fetch or train it again.",
-        )  # fmt: skip
+            "E310",
+            f"Adapter {folder}: {MANIFEST} has a bridge of sizes {sizes}, the models have "
+            f"{(encoder.hidden_size, decoder.hidden_size)}.",
+            "Fetch or train it again.",
+        )
     if manifest.prompt != fingerprint(decoder, manifest.slots, manifest.verbatim):
         raise LlinkError(
             "E311", f"Adapter {folder} was trained on another prompt than this version builds.", "Retrain it."
@@ -432,68 +439,3 @@ def record_metrics(folder: Path, metrics: dict[str, Any]) -> None:
     full = manifest.model_copy(update={"metrics": {**manifest.metrics, **metrics}})
     atomic_write(folder / MANIFEST, full.model_dump_json(indent=2) + "\n")
     write_card(folder, full)
-
-
-def lora_weights(folder: Path, decoder: Decoder, wanted: Any) -> dict[str, Tensor]:
-    """The LoRA tensors of an adapter, to start training from.
-
-    Args:
-        wanted: the ``LoraConfig`` they must fit.
-
-    Raises:
-        LlinkError: E407 when the adapter's LoRA has other sizes, E310 when it cannot be read, E312 for another kind.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    read_lora_config(folder)
-    try:
-        tensors = load_file(folder / LORA)
-    except (OSError, SafetensorError) as error:
-        raise LlinkError("E310", f"Adapter {folder}: {LORA} cannot be read ({error}).") from error
-    fits, present = _lora_shapes(decoder, wanted), {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if fits != present:
-        raise LlinkError(
-            "E407", f"The LoRA of {folder} has other sizes than stage_b.lora in the recipe.",
-            "Use the same stage_b.lora.r, or leave init_from out.",
-        )  # fmt: skip
-    return {name: tensor.float() for name, tensor in tensors.items()}
-
-
-def read_lora(folder: Path, decoder: Decoder) -> tuple[dict[str, Tensor], float]:
-    """The LoRA tensors of an adapter by their PEFT names, and what B is scaled by.
-
-    Raises:
-        LlinkError: E310 when they cannot be read, do not fit the decoder or hold values that are not finite, E312 for a
-            kind of LoRA that is not served.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    config = read_lora_config(folder)
-    try:
-        tensors = load((folder / LORA).read_bytes())  # hundreds of small tensors: quicker than from a memory map
-    except (OSError, TypeError, ValueError, SafetensorError) as error:
-        raise LlinkError("E310", f"Adapter {folder}: {LORA} cannot be read ({error}).") from error
-    strangers = sorted(set(config.target_modules) - set(decoder.lora_targets))
-    if strangers:
-        raise LlinkError("E310", f"Adapter {folder}: LoRA on {', '.join(strangers)}, which '{decoder.name}' has not.")
-    fits, present = _lora_shapes(decoder, config), {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if fits != present:
-        wrong = min(name for name in fits | present if fits.get(name) != present.get(name))
-        raise LlinkError("E310", f"Adapter {folder}: {LORA} does not fit '{decoder.name}' at {wrong}.")
-    if not torch.cat([tensor.flatten() for tensor in tensors.values()]).sum().isfinite():
-        raise LlinkError("E310", f"Adapter {folder}: {LORA} holds values that are not finite.")
-    return tensors, config.scaling
-
-
-def _lora_shapes(decoder: Decoder, config: Any) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a LoRA of this configuration on this decoder."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    modules: Any = decoder.model.named_modules()
-    for name, module in modules:
-        if name.rsplit(".", 1)[-1] in (config.target_modules or ()):
-            shapes[f"base_model.model.{name}.lora_A.weight"] = (config.r, module.in_features)
-            shapes[f"base_model.model.{name}.lora_B.weight"] = (module.out_features, config.r)
-    return shapes

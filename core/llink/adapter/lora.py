@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llink.adapter.files import read_lora
+from llink.adapter.lora_files import read_lora
 from llink.errors import LlinkError
 from llink.interfaces import Decoder
 
@@ -59,9 +59,10 @@ class Lora:
             whole = (torch.cat([part.flatten() for part in parts]).float() * scale).to(like.device, like.dtype)
             if whole.numel() and not whole.abs().max() <= LARGEST:
                 raise LlinkError(
-                    "E310", f"Adapter {folder}: LoRA {half} has values beyond {LARGEST:g}, which no training gives.",
+                    "E310",
+                    f"Adapter {folder}: LoRA {half} has values beyond {LARGEST:g}, which no training gives.",
                     "Fetch or train it again.",
-                )  # fmt: skip
+                )
             pieces = whole.split([part.numel() for part in parts])
             halves.append([piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)])
         return cls({name.removeprefix("base_model.model."): (a, b) for name, a, b in zip(names, *halves, strict=True)})

@@ -30,6 +30,8 @@ NOTHING = "none"
 """What the channel says of a text without such values; an absent line says nothing about them."""
 MAX_SLOTS = 512
 """Slots that one prompt may have."""
+BATCH = 16
+"""Rows that go through a decoder together."""
 SLOT = -1
 """Stands in ``Prompt.ids`` where a slot goes; no token has this id."""
 

@@ -20,9 +20,28 @@ from llink import __version__
 from llink.errors import LlinkError, unknown_name
 
 COMMANDS = (
-    "translate", "generate", "add-language", "remove-language", "inspect", "estimate", "data", "train", "experiment",
-    "eval", "report", "compare", "samples", "push", "pull", "search", "languages", "models", "plugins", "recipes", "doctor",
-)  # fmt: skip
+    "translate",
+    "generate",
+    "add-language",
+    "remove-language",
+    "inspect",
+    "estimate",
+    "data",
+    "train",
+    "experiment",
+    "eval",
+    "report",
+    "compare",
+    "samples",
+    "push",
+    "pull",
+    "search",
+    "languages",
+    "models",
+    "plugins",
+    "recipes",
+    "doctor",
+)
 """Each is a module of this package (``-`` as ``_``) with a click command named ``command``, in the order of ``llink --help``."""
 BUG = 70
 REPORT = "where you got LLINK from"

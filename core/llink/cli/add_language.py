@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llink.cli.data import columns_of
+from llink.cli.data.reading import columns_of
 from llink.errors import LlinkError
 
 if TYPE_CHECKING:
     from llink.data.pairs import Pair
     from llink.interfaces import Language
     from llink.language.iso import IsoLanguage, Script
-    from llink.new_language.prepare import Origin, Prepared
+    from llink.new_language.prepare import Given, Prepared
     from llink.new_language.scaffold import Models, Place
     from llink.store.registry import Role
 
@@ -115,7 +115,7 @@ def command(
     from llink.home import data_folder
     from llink.language.iso import lookup
     from llink.new_language import scaffold
-    from llink.new_language.prepare import Origin
+    from llink.new_language.prepare import Given
 
     asks = sys.stdin.isatty() and not yes
     iso = lookup(code)
@@ -132,7 +132,7 @@ def command(
     direction = known[0].direction
 
     folder = data_folder() / language.code
-    prepared = _data(language, sources, dev, dev_size, Origin(columns, source, licence), folder, asks)
+    prepared = _data(language, sources, dev, dev_size, Given(columns, source, licence), folder, asks)
     if prepared:
         language = _completed(language, known, prepared, keep_digits=digits is not None)
         if sources:
@@ -235,7 +235,7 @@ def _data(
     sources: Sequence[str],
     dev: str | None,
     dev_size: int,
-    origin: Origin,
+    origin: Given,
     folder: Path,
     asks: bool,
 ) -> Prepared | None:

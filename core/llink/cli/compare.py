@@ -37,10 +37,20 @@ def command(a: Path, b: Path, resamples: int, seed: int, as_json: bool) -> None:
             click.echo(json.dumps({**asdict(d), "difference": d.difference, "verdict": d.verdict}))
         return
     rows = [
-        [d.suite, d.set, d.score, str(d.examples), f"{d.a:.3f}", f"{d.b:.3f}", f"{d.difference:+.3f}",
-         f"{d.low:+.3f} to {d.high:+.3f}", f"{d.p:.4f}", d.verdict]
+        [
+            d.suite,
+            d.set,
+            d.score,
+            str(d.examples),
+            f"{d.a:.3f}",
+            f"{d.b:.3f}",
+            f"{d.difference:+.3f}",
+            f"{d.low:+.3f} to {d.high:+.3f}",
+            f"{d.p:.4f}",
+            d.verdict,
+        ]
         for d in differences
-    ]  # fmt: skip
+    ]
     click.echo(table(["suite", "set", "score", "n", "A", "B", "B - A", "95 % interval", "p", "B is"], rows))
     real = sum(d.verdict.endswith("real") for d in differences)
     click.echo(

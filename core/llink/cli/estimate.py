@@ -8,36 +8,93 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from llink.training.sizing import Sizing
+    from llink.training.estimate import Sizing
 
 
 @click.command("estimate", short_help="Say what a recipe takes on a stated device.")
 @click.argument("recipe", metavar="RECIPE")
-@click.option("--device", "name", default="h100", show_default=True, metavar="NAME",
-              help="h200, h100, a100, a100-40gb, l4, t4 or cpu.")  # fmt: skip
-@click.option("--devices", "count", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-              help="How many; each takes its share of the batch.")  # fmt: skip
-@click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), default=0.35, show_default=True, metavar="SHARE",
-              help="Which share of the device's peak large products reach.")  # fmt: skip
-@click.option("--peak", type=click.FloatRange(min=0, min_open=True), metavar="TFLOPS",
-              help="Peak of another device.  [default: the named one's]")  # fmt: skip
-@click.option("--memory", type=click.FloatRange(min=0, min_open=True), metavar="GB",
-              help="Memory of another device.  [default: the named one's]")  # fmt: skip
-@click.option("--pairs", type=click.IntRange(min=2), default=100_000, show_default=True, metavar="N",
-              help="Training pairs there are; the recipe may take fewer.")  # fmt: skip
-@click.option("--foreign-tokens", type=click.FloatRange(min=1), default=48, show_default=True, metavar="N",
-              help="Encoder tokens of a text.")  # fmt: skip
-@click.option("--english-tokens", type=click.FloatRange(min=1), default=24, show_default=True, metavar="N",
-              help="Decoder tokens of its English.")  # fmt: skip
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    "--device",
+    "name",
+    default="h100",
+    show_default=True,
+    metavar="NAME",
+    help="h200, h100, a100, a100-40gb, l4, t4 or cpu.",
+)
+@click.option(
+    "--devices",
+    "count",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many; each takes its share of the batch.",
+)
+@click.option(
+    "--mfu",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.35,
+    show_default=True,
+    metavar="SHARE",
+    help="Which share of the device's peak large products reach.",
+)
+@click.option(
+    "--peak",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="TFLOPS",
+    help="Peak of another device.  [default: the named one's]",
+)
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Memory of another device.  [default: the named one's]",
+)
+@click.option(
+    "--pairs",
+    type=click.IntRange(min=2),
+    default=100_000,
+    show_default=True,
+    metavar="N",
+    help="Training pairs there are; the recipe may take fewer.",
+)
+@click.option(
+    "--foreign-tokens",
+    type=click.FloatRange(min=1),
+    default=48,
+    show_default=True,
+    metavar="N",
+    help="Encoder tokens of a text.",
+)
+@click.option(
+    "--english-tokens",
+    type=click.FloatRange(min=1),
+    default=24,
+    show_default=True,
+    metavar="N",
+    help="Decoder tokens of its English.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
     help="Change a value of the recipe, such as stage_b.batch=8. Repeatable.",
-)  # fmt: skip
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(
-    recipe: str, name: str, count: int, mfu: float, peak: float | None, memory: float | None, pairs: int,
-    foreign_tokens: float, english_tokens: float, overrides: tuple[str, ...], as_json: bool,
-) -> None:  # fmt: skip
+    recipe: str,
+    name: str,
+    count: int,
+    mfu: float,
+    peak: float | None,
+    memory: float | None,
+    pairs: int,
+    foreign_tokens: float,
+    english_tokens: float,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Estimate parameters, FLOPs, memory and time of RECIPE, a name such as km/paper or a .yaml file.
 
     From the models' configs alone: nothing is fetched, and the device need not be there. `llink inspect` measures
@@ -48,13 +105,13 @@ def command(
 
     loaded = load_recipe(recipe_path(recipe), overrides)
 
-    from llink.training import sizing
+    from llink.training import estimate
 
-    where = sizing.device(name, peak and 1e12 * peak, memory and 1e9 * memory)
-    lengths = sizing.Lengths(foreign=foreign_tokens, english=english_tokens, pairs=pairs)
-    found = sizing.size(loaded, where, count=count, mfu=mfu, lengths=lengths)
+    where = estimate.device(name, peak and 1e12 * peak, memory and 1e9 * memory)
+    lengths = estimate.Lengths(foreign=foreign_tokens, english=english_tokens, pairs=pairs)
+    found = estimate.size(loaded, where, count=count, mfu=mfu, lengths=lengths)
     if as_json:
-        click.echo(json.dumps(sizing.as_json(found), indent=2))
+        click.echo(json.dumps(estimate.as_json(found), indent=2))
         return
     click.echo(text(found, recipe, (loaded.encoder.name, loaded.decoder.name)))
     if loaded.dtype not in ("auto", found.dtype):
@@ -89,10 +146,15 @@ def text(found: Sizing, title: str, models: tuple[str, str]) -> str:
     ]
     times.append(["together", "", "", f"{flops / 1e15:.3g}", duration(total), ""])
     memory = [
-        [m.stage, str(m.batch), *(size(round(n)) for n in (m.weights, m.trained, m.activations, m.total)),
-         "yes" if m.fits else "no", str(m.largest)]
+        [
+            m.stage,
+            str(m.batch),
+            *(size(round(n)) for n in (m.weights, m.trained, m.activations, m.total)),
+            "yes" if m.fits else "no",
+            str(m.largest),
+        ]
         for m in found.memory
-    ]  # fmt: skip
+    ]
     lengths = found.lengths
     notes = [
         "Trained numbers: "

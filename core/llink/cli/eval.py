@@ -119,10 +119,22 @@ def command(
     from llink.evaluation.run import measure
 
     found = measure(
-        entry, suites, recipe=recipe, data=data, adapter=folder, limit=limit or (WHOLE if sets else None), sets=sets, against=baselines, lora=lora, cascade=cascade, judge=judge,
-        samples=ctx.get_parameter_source("data") is ParameterSource.DEFAULT, max_slots=max_slots,
-        out=out, fresh=fresh,
-    )  # fmt: skip
+        entry,
+        suites,
+        recipe=recipe,
+        data=data,
+        adapter=folder,
+        limit=limit or (WHOLE if sets else None),
+        sets=sets,
+        against=baselines,
+        lora=lora,
+        cascade=cascade,
+        judge=judge,
+        samples=ctx.get_parameter_source("data") is ParameterSource.DEFAULT,
+        max_slots=max_slots,
+        out=out,
+        fresh=fresh,
+    )
     results = {suite: {name: whole(values) for name, values in sets.items()} for suite, sets in found.metrics.items()}
     click.echo(report(results))
     if sets:

@@ -83,9 +83,10 @@ def command(
     recipe = load_recipe(path, overrides)
     if language(recipe.language) is not entry:
         raise LlinkError(
-            "E207", f"Recipe {path} is for '{recipe.language}', not for '{entry.code}'.",
+            "E207",
+            f"Recipe {path} is for '{recipe.language}', not for '{entry.code}'.",
             f"Say so with --set language={entry.code}, if its data fits.",
-        )  # fmt: skip
+        )
     if not recipe.data.dev:
         raise LlinkError("E520", f"Recipe {path} names no dev set to measure on.", "Add a section data.dev to it.")
     check_names(recipe)

@@ -14,7 +14,7 @@ from llink.errors import LlinkError
 from llink.interfaces import Language
 
 if TYPE_CHECKING:
-    from llink.new_language.inspection import Report, SharedReading
+    from llink.new_language.inspection import Inspection, SharedReading
     from llink.recipe import Recipe
 
 IDLE = 0.6
@@ -112,7 +112,7 @@ def chosen_recipe(entry: Language, name: str | None, encoder: str | None, decode
     return recipe.model_copy(update=others)
 
 
-def text(report: Report) -> str:
+def text(report: Inspection) -> str:
     """The report for a reader."""
     from llink.cli.tables import table
 
@@ -158,7 +158,7 @@ def shared_text(shared: SharedReading) -> str:
     return "\n".join([told, *lines])
 
 
-def data_text(report: Report) -> str:
+def data_text(report: Inspection) -> str:
     """Training pairs by source and licence, or what is missing and how to get it."""
     from llink.cli.tables import table
 
@@ -176,7 +176,7 @@ def data_text(report: Report) -> str:
     return f"{table(('training data', 'licence', 'pairs'), rows)}\n{total}"
 
 
-def estimate_text(report: Report) -> str:
+def estimate_text(report: Inspection) -> str:
     """Time by part, memory and disk, as the estimate that it is."""
     from llink.cli.tables import size, table
 

@@ -74,9 +74,10 @@ def _entry(code: str) -> tuple[str, LanguageEntry, Layer]:
         return code, *registered[code]
     if origin:
         raise LlinkError(
-            "E226", f"{languages()[code].name} comes with an installed package, {origin}.",
+            "E226",
+            f"{languages()[code].name} comes with an installed package, {origin}.",
             f"pip uninstall {origin.distribution or languages()[code].package}",
-        )  # fmt: skip
+        )
     raise unknown_name("E201", "language", code, {*registered, *languages()})
 
 
@@ -94,9 +95,10 @@ def _folder(code: str, entry: LanguageEntry, layer: Layer) -> Path:
     # A registry that one merely is in does not say what is deleted.
     if not layer.trusted or package.is_symlink() or not brings(package, code):
         raise LlinkError(
-            "E226", f"{package} is no package that `llink add-language` made for '{code}'.",
+            "E226",
+            f"{package} is no package that `llink add-language` made for '{code}'.",
             "Leave --delete out, and delete what you do not need yourself.",
-        )  # fmt: skip
+        )
     return project_folder(package)
 
 

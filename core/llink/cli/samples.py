@@ -23,13 +23,21 @@ TRANSLATIONS, TASKS, SEED = 12, 6, 7
 @click.command("samples", short_help="Show answers to dev sentences drawn by seed.")
 @click.argument("code", metavar="CODE[@NAME]")
 @click.option(
-    "--translations", type=click.IntRange(min=0), default=TRANSLATIONS, show_default=True, metavar="N",
+    "--translations",
+    type=click.IntRange(min=0),
+    default=TRANSLATIONS,
+    show_default=True,
+    metavar="N",
     help="How many sentences are translated.",
-)  # fmt: skip
+)
 @click.option(
-    "--tasks", type=click.IntRange(min=0), default=TASKS, show_default=True, metavar="M",
+    "--tasks",
+    type=click.IntRange(min=0),
+    default=TASKS,
+    show_default=True,
+    metavar="M",
     help="How many others get another task: summarize, title, keypoints, qa in turn.",
-)  # fmt: skip
+)
 @click.option("--seed", type=int, default=SEED, show_default=True, metavar="N", help="Which sentences are drawn.")
 @adapter_option
 @recipe_option
@@ -144,8 +152,13 @@ def markdown(
                 "",
                 f"| {cell(found_in)} | {cell(pair.source)}, {cell(pair.licence)} |",
             ]
-            lines += ["|---|---|", *(f"| {cell(label)} | {cell(text)} |" for label, text in
-                      {name: pair.foreign, "reference": pair.english, **answers[n]}.items())]  # fmt: skip
+            lines += [
+                "|---|---|",
+                *(
+                    f"| {cell(label)} | {cell(text)} |"
+                    for label, text in {name: pair.foreign, "reference": pair.english, **answers[n]}.items()
+                ),
+            ]
     return "\n".join(lines) + "\n"
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from llink.adapter.prompt import BATCH
 from llink.cli.lines import count, in_chunks, lines_of, read_whole
 from llink.cli.options import adapter_option
 from llink.cli.out import opened
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from llink.serving.answers import Answer
     from llink.serving.engine import Engine
 
-BATCH = 16
 AUTO = "auto"
 SIZES = (BATCH, 2 * BATCH)
 """Texts of the first chunks, so that the first answers come soon; then four batches at once, which are sorted by length."""

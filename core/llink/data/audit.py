@@ -133,9 +133,10 @@ def read_marks(path: Path, language: Language) -> Marks:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LlinkError(
-            "E528", f"{path} holds no marks of an audit ({type(error).__name__}: {' '.join(str(error).split())[:80]}).",
+            "E528",
+            f"{path} holds no marks of an audit ({type(error).__name__}: {' '.join(str(error).split())[:80]}).",
             "Give the file that the page's button Save marks wrote.",
-        ) from error  # fmt: skip
+        ) from error
     if code != language.code:
         raise LlinkError("E528", f"{path} holds marks of '{code}', not of '{language.code}'.", "Check the language.")
     if not (marked[GOOD] or marked[BAD]):

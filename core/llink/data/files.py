@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import re
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +13,7 @@ from typing import BinaryIO, TextIO, cast
 
 from llink.data.encoding import HEAD, encoding_of, fault, one_byte, sound_utf8
 from llink.errors import LlinkError
-from llink.home import ensure_folder, write_error
+from llink.home import drafted, ensure_folder, write_error
 from llink.interfaces import Broken
 
 MAX_LINE = 1 << 20
@@ -104,22 +102,16 @@ def written(path: Path) -> Iterator[TextIO]:
     Raises:
         LlinkError: E112 when the folder cannot be written to, E113 when the disk is full.
     """
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(draft, "wb") as raw:
+        with drafted(path) as draft, open(draft, "wb") as raw:
             if path.suffix == ".gz":
                 with gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed, _text(cast("BinaryIO", packed)) as text:
                     yield text
             else:
                 with _text(raw) as text:
                     yield text
-        os.replace(draft, path)
     except OSError as error:
         raise write_error(path, error) from error
-    finally:
-        if os.path.lexists(draft):
-            draft.unlink()
 
 
 @contextmanager

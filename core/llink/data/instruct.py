@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from llink.adapter.prompt import SYSTEM, TASKS, build
+from llink.adapter.prompt import BATCH, SYSTEM, TASKS, build
 from llink.bounded import parse_json
 from llink.data.files import lines, written
 from llink.data.kept import Kept
@@ -41,14 +41,12 @@ from llink.errors import LlinkError, unknown_name
 from llink.home import ensure_folder
 from llink.interfaces import Broken, Decoder
 from llink.language.text import script_counts
-from llink.progress import track
 from llink.recipe import Data
 from llink.store.endpoint import Endpoint, is_address, without_thoughts
 
 DISTILLED_TASKS = tuple(task for task in TASKS if task != "translate")
 CUT = "[cut off]"
 """Kept in place of an answer that did not end in time: it is of no use."""
-BATCH = 16
 PARALLEL = 8
 """Requests at once to an endpoint."""
 PATIENCE = 300.0
@@ -171,13 +169,13 @@ def answers(
 ) -> list[str]:
     """Answers to questions, those given before taken from ``folder``; a run that breaks off loses a batch at most."""
     known = Kept(ensure_folder(folder) / f"{author.signature[:16]}-{max_new_tokens}.jsonl")
-    missing = sorted({q.key: q for q in questions if q.key not in known}.values(), key=lambda q: len(q.text))
-    with track(label, total=len(missing)) as bar:
-        for start in range(0, len(missing), BATCH):
-            batch = missing[start : start + BATCH]
-            found = author.answer(batch, max_new_tokens)
-            known.keep({q.key: answer for q, answer in zip(batch, found, strict=True)})
-            bar(len(batch))
+    known.ask(
+        {q.key: q for q in questions},
+        lambda batch: author.answer(batch, max_new_tokens),
+        size=lambda q: len(q.text),
+        batch=BATCH,
+        label=label,
+    )
     return [known[q.key] for q in questions]
 
 
@@ -313,10 +311,17 @@ def make(
         seen.add((pair.foreign, one.instruction))
         made.rows.append(
             Instruction(
-                pair.foreign, pair.english, one.task, one.instruction, answer.strip(), pair.source, pair.licence,
-                author.name, author.licence,
+                pair.foreign,
+                pair.english,
+                one.task,
+                one.instruction,
+                answer.strip(),
+                pair.source,
+                pair.licence,
+                author.name,
+                author.licence,
             )
-        )  # fmt: skip
+        )
     return made
 
 
@@ -327,7 +332,9 @@ def write_instructions(path: Path, rows: Iterable[Instruction]) -> None:
             out.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
 
 
-def read_instructions(data: Data, root: Path, normalise: Callable[[str], str]) -> tuple[list[Instruction], str]:
+def read_instructions(
+    data: Data, root: Path, normalise: Callable[[str], str], held: set[str] | None = None
+) -> tuple[list[Instruction], str]:
     """The instruction data that a recipe names, normalised like its pairs, and a line that says what was left out.
 
     Rows whose English string is in a dev set, whose text is longer than ``max_chars``, and broken ones are left out.
@@ -337,7 +344,8 @@ def read_instructions(data: Data, root: Path, normalise: Callable[[str], str]) -
             too many are broken.
     """
     rows: list[Instruction] = []
-    dev = held_out(data, root, normalise) if data.instructions else set()
+    if held is None:
+        held = held_out(data, root, normalise) if data.instructions else set()
     left_out: Counter[str] = Counter()
     for name in data.instructions:
         before, first_bad = len(rows), ""
@@ -351,7 +359,7 @@ def read_instructions(data: Data, root: Path, normalise: Callable[[str], str]) -
                 first_bad = first_bad or place
                 continue
             row = Instruction(**{**asdict(row), "foreign": normalise(row.foreign), "english": normalise(row.english)})
-            if same_words(row.english) in dev:
+            if same_words(row.english) in held:
                 left_out["in a dev set"] += 1
             elif not row.foreign or len(row.foreign) > data.max_chars:
                 left_out[f"over {data.max_chars} characters"] += 1
@@ -359,11 +367,12 @@ def read_instructions(data: Data, root: Path, normalise: Callable[[str], str]) -
                 rows.append(row)
         if len(rows) == before:
             raise LlinkError(
-                "E230", f"{name} holds no instruction data of use ({_counts(left_out)}"
+                "E230",
+                f"{name} holds no instruction data of use ({_counts(left_out)}"
                 f"{f'; first: {first_bad}' if first_bad else ''}).",
                 "Each line is an object with foreign, english, instruction (or task) and target; "
                 "`llink data instruct CODE` makes such a file.",
-            )  # fmt: skip
+            )
         check_sound(name, seen, total)
     return rows, f"{len(rows)} instructions" + (f"; left out: {_counts(left_out)}" if left_out else "")
 

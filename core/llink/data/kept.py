@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from llink.bounded import parse_json
+from llink.progress import track
+
+Item = TypeVar("Item")
 
 
 class Kept(dict[str, str]):
@@ -29,6 +33,30 @@ class Kept(dict[str, str]):
                     self[str(row["key"])] = row[name]
             except (ValueError, KeyError, TypeError):
                 continue
+
+    def ask(
+        self,
+        items: Mapping[str, Item],
+        answer: Callable[[list[Item]], Sequence[str]],
+        *,
+        size: Callable[[Item], int],
+        batch: int,
+        label: str,
+        **rest: str,
+    ) -> None:
+        """Have answered what is not kept yet, the shortest first; a run that breaks off loses a batch at most.
+
+        Args:
+            items: what is asked, by key.
+            size: of an item: those of like size share a batch.
+            rest: as for ``keep``.
+        """
+        missing = sorted((key for key in items if key not in self), key=lambda key: size(items[key]))
+        with track(label, total=len(missing)) as bar:
+            for start in range(0, len(missing), batch):
+                keys = missing[start : start + batch]
+                self.keep(dict(zip(keys, answer([items[key] for key in keys]), strict=True)), **rest)
+                bar(len(keys))
 
     def keep(self, found: Mapping[str, str], **rest: str) -> None:
         """Take answers in and write them down, each with the fields of ``rest``; they are on the disk when this returns."""

@@ -44,9 +44,10 @@ def parse(spec: str) -> tuple[str, str]:
     if kind in NAMES and (NAMES[kind].fullmatch(name) or name.endswith(SUFFIXES[kind])):
         return kind, name
     raise LlinkError(
-        "E215", f"'{spec}' names no package.",
+        "E215",
+        f"'{spec}' names no package.",
         "Write pypi:NAME, pypi:NAME==VERSION or debian:NAME; or, with a file, pypi:FILE.whl, pypi:FILE.tar.gz, debian:FILE.deb.",
-    )  # fmt: skip
+    )
 
 
 def fetch(spec: str) -> Path:
@@ -212,9 +213,14 @@ def _fetch_deb(name: str, staging: Path) -> Path:
         raise LlinkError("E216", f"There is no apt-get here to fetch {name}.", "Fetch the .deb file: debian:FILE.deb.")
     with watch(f"Fetching {name}", 0, lambda: folder_size(staging)):
         result = subprocess.run(
-            ["apt-get", "-q", "download", name], cwd=staging, env={**os.environ, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-        )  # fmt: skip
+            ["apt-get", "-q", "download", name],
+            cwd=staging,
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
     found = list(staging.glob("*.deb"))
     if result.returncode or not found:
         reasons = [line for line in result.stderr.splitlines() if line.startswith("E: ")]
@@ -293,6 +299,11 @@ def _debian_fields(archive: Path) -> dict[str, str]:
 def _run(command: list[str]) -> str:
     """What a command prints; what it does not know, it leaves out with an exit status that says so."""
     result = subprocess.run(
-        command, env={**os.environ, "LC_ALL": "C"}, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
-    )  # fmt: skip
+        command,
+        env={**os.environ, "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
     return result.stdout

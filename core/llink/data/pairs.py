@@ -135,10 +135,11 @@ def check_sound(source: str, seen: Pairs, total: int, why: str = "") -> None:
     broken = seen.skipped.get(BROKEN, 0)
     if broken > MOST_BROKEN * total:
         raise LlinkError(
-            "E233", f"{broken} of {total} rows of {source} are broken, more than a tenth "
+            "E233",
+            f"{broken} of {total} rows of {source} are broken, more than a tenth "
             f"(first: {', '.join(seen.first_bad)}{why}).",
             "See them all with `llink data validate --all`, and mend or take out what is wrong.",
-        )  # fmt: skip
+        )
 
 
 def rows(
@@ -168,21 +169,24 @@ def pair_line(pair: Pair) -> str:
     return json.dumps(asdict(pair), ensure_ascii=False) + "\n"
 
 
-def training_pairs(data: Data, root: Path, normalise: Callable[[str], str]) -> Pairs:
+def training_pairs(data: Data, root: Path, normalise: Callable[[str], str], held: set[str] | None = None) -> Pairs:
     """The recipe's training pairs: normalised, filtered, sampled, one a (english, foreign) string.
 
     Sources are read as they stream in: beside what is kept, one row at a time is in memory. Where ``max_pairs`` is
     reached, a pair that can no longer be of the sample is let go before it is looked at for a duplicate.
+
+    Args:
+        held: English that is left out, where ``held_out`` has been asked for it already.
     """
     chosen = Pairs()
     kept = _Sample(data.max_pairs)
-    dev = held_out(data, root, normalise)
+    held = held_out(data, root, normalise) if held is None else held
     with track("Reading pairs", None, "pairs") as advance:
         for source in data.train:
             read = Pairs()
             for raw in _pairs(read, source, root, data.columns):
                 advance(1)
-                if reason := _left_out(raw, data, dev, kept, normalise):
+                if reason := _left_out(raw, data, held, kept, normalise):
                     chosen.skip(reason)
             for reason, count in read.skipped.items():
                 chosen.skipped[reason] = chosen.skipped.get(reason, 0) + count
@@ -193,14 +197,14 @@ def training_pairs(data: Data, root: Path, normalise: Callable[[str], str]) -> P
     return chosen
 
 
-def _left_out(raw: Pair, data: Data, dev: set[str], kept: _Sample, normalise: Callable[[str], str]) -> str:
+def _left_out(raw: Pair, data: Data, held: set[str], kept: _Sample, normalise: Callable[[str], str]) -> str:
     """Why a pair is not trained on; empty where it is, and ``kept`` has it. The dearest question, normalising, comes last."""
     if share(raw.english) >= data.sample.get(raw.source, 1.0):
         return "not sampled"
     english = normalise(raw.english)
     if len(english.split()) < data.min_words:
         return f"under {data.min_words} English words"
-    if same_words(english) in dev:
+    if same_words(english) in held:
         return "in a dev set"
     foreign = normalise(raw.foreign)
     if not foreign:
@@ -263,22 +267,26 @@ def dev_pairs(data: Data, root: Path, name: str, normalise: Callable[[str], str]
     return pairs
 
 
-def held_out(data: Data, root: Path, normalise: Callable[[str], str]) -> set[str]:
+def held_out(
+    data: Data, root: Path, normalise: Callable[[str], str], dev: Mapping[str, Pairs] | None = None
+) -> set[str]:
     """The English of all dev sets and of all ``hold_out`` files, as ``same_words`` has it.
+
+    Args:
+        dev: the dev sets, where they have been read already.
 
     Raises:
         LlinkError: E210 when a file, or anything like a pattern, is missing.
     """
-    sources = [file.partition("#")[::2] for file in data.dev.values()]
+    if dev is None:
+        dev = {name: dev_pairs(data, root, name, normalise) for name in data.dev}
+    held = {same_words(p.english) for pairs in dev.values() for p in pairs.rows}
     for pattern in data.hold_out:
         found = sorted(root.glob(pattern)) or [source_file(pattern, root)]
-        sources += [(str(path.relative_to(root)), "") for path in found]
-    return {
-        same_words(normalise(pair.english))
-        for file, only in dict.fromkeys(sources)
-        for pair in read_pairs(file, root, data.columns).rows
-        if not only or pair.source == only
-    }
+        for path in found:
+            pairs = read_pairs(str(path.relative_to(root)), root, data.columns)
+            held.update(same_words(normalise(pair.english)) for pair in pairs.rows)
+    return held
 
 
 def same_words(english: str) -> str:
@@ -287,12 +295,17 @@ def same_words(english: str) -> str:
 
 
 def english_text(
-    data: Data, root: Path, normalise: Callable[[str], str], counts: Pairs | None = None
+    data: Data,
+    root: Path,
+    normalise: Callable[[str], str],
+    counts: Pairs | None = None,
+    held: set[str] | None = None,
 ) -> tuple[list[str], dict[str, Any]]:
     """General English sentences of the recipe, none of a dev set, at most ``max_english``, picked by hash.
 
     Args:
         counts: takes in how many lines were broken.
+        held: as for ``training_pairs``.
 
     Returns:
         The sentences, and how many of which source and licence, as the manifest's ``data`` has it.
@@ -316,7 +329,8 @@ def english_text(
                 counts.skipped.get("broken lines of English", 0) + seen.skipped[BROKEN]
             )
             counts.first_bad = (counts.first_bad + seen.first_bad)[:3]
-    held = held_out(data, root, normalise) if found else set()
+    if held is None:
+        held = held_out(data, root, normalise) if found else set()
     fit = [
         text
         for text in found
@@ -356,9 +370,10 @@ def source_file(source: str, root: Path) -> Path:
     path = root / source
     if not path.is_file():
         raise LlinkError(
-            "E210", f"Data file {path} does not exist.",
+            "E210",
+            f"Data file {path} does not exist.",
             "Give the folder that holds it with --data; `llink languages CODE` names open sources of parallel text.",
-        )  # fmt: skip
+        )
     return path
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from llink.adapter.prompt import TASKS, Prompt
+from llink.adapter.prompt import BATCH, TASKS, Prompt
 from llink.data.pairs import Pair
 from llink.errors import LlinkError
 from llink.interfaces import Language
@@ -116,7 +116,6 @@ class Subject:
         """The adapter's answers to the foreign texts, of so many tokens at most; empty where the engine cannot take a
         text. Suites share them. ``task`` may be a free instruction; ``verbatim`` is whether the verbatim channel is used."""
         from llink.adapter.slots import in_batches
-        from llink.serving.engine import BATCH
 
         how = (task, tokens, verbatim)
         missing = [text for text in dict.fromkeys(p.foreign for p in rows) if (*how, text) not in self._answers]

@@ -12,17 +12,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from llink.adapter.prompt import TASKS, build
-from llink.adapter.slots import answer_prompts, in_batches
+from llink.adapter.prompt import BATCH, TASKS, build
+from llink.adapter.slots import answer_prompts
 from llink.data.kept import Kept
 from llink.data.pairs import Pair
 from llink.evaluation.base import ANSWER_TOKENS, Subject
 from llink.home import ensure_folder, home
-from llink.progress import track
 
 READERS = ("raw", "english", "direct-lora", "cascade")
 """Those that answer."""
-BATCH = 16
 
 
 def baseline_answers(
@@ -51,15 +49,13 @@ def baseline_answers(
     known = Kept(ensure_folder(home() / "answers") / f"{decoder.fingerprint[:16]}-{tokens}.jsonl")
     made_by = lora_hash(subject.lora) if name == "direct-lora" else ""
     keys = {text: _key(made_by, text, task) for text in texts}
-    # Texts of like length go together: less padding.
-    missing = sorted((text for text, key in keys.items() if key not in known), key=len)
-    with track(f"Baseline {name}", total=len(missing)) as bar:
-        for part in in_batches(len(missing), BATCH):
-            prompts = [build(decoder, TASKS[task], text=text) for text in missing[part]]
-            with reading(subject, name):
-                answers = answer_prompts(decoder, prompts, tokens)
-            known.keep({keys[text]: answer for text, answer in zip(missing[part], answers, strict=True)})
-            bar(len(answers))
+
+    def answered(batch: list[str]) -> list[str]:
+        prompts = [build(decoder, TASKS[task], text=text) for text in batch]
+        with reading(subject, name):
+            return answer_prompts(decoder, prompts, tokens)
+
+    known.ask({key: text for text, key in keys.items()}, answered, size=len, batch=BATCH, label=f"Baseline {name}")
     return [known[keys[text]] for text in texts]
 
 

@@ -10,13 +10,12 @@ from typing import Any
 
 from llink.errors import LlinkError
 from llink.evaluation import SUITES, evaluator
+from llink.evaluation.bootstrap import RESAMPLES, interval, resampled_means
 from llink.evaluation.results import Evaluation
 
-RESAMPLES = 10_000
 SEED = 17
 FEWEST = 20
 """Fewer examples make an interval that promises too much."""
-_CHUNK = 1000
 
 
 @dataclass(frozen=True)
@@ -82,19 +81,9 @@ def compare(a: Evaluation, b: Evaluation, resamples: int = RESAMPLES, seed: int 
 
 def bootstrap(pairs: list[tuple[float, float]], resamples: int, seed: int) -> dict[str, Any]:
     """Means, the 95 % interval of their difference and p, by resampling pairs; the same for the same seed."""
-    import numpy as np
-
-    values = np.asarray(pairs, dtype=np.float64)
-    differences = values[:, 1] - values[:, 0]
-    draw = np.random.default_rng(seed)
-    means = np.concatenate(
-        [
-            differences[draw.integers(0, len(differences), (min(_CHUNK, resamples - start), len(differences)))].mean(1)
-            for start in range(0, resamples, _CHUNK)
-        ]
-    )
-    low, high = np.quantile(means, [0.025, 0.975])
+    means = resampled_means([b - a for a, b in pairs], resamples, seed)
+    low, high = interval(means)
     # One more than was drawn: a p of exactly nought cannot be known from a sample.
     p = 2 * (min((means <= 0).sum(), (means >= 0).sum()) + 1) / (resamples + 1)
-    a, b = values.mean(0)
-    return {"a": float(a), "b": float(b), "low": float(low), "high": float(high), "p": float(min(p, 1.0))}
+    a, b = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
+    return {"a": a, "b": b, "low": low, "high": high, "p": float(min(p, 1.0))}

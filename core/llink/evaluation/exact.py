@@ -115,14 +115,19 @@ class Exact(Evaluator):
                 answer=answer,
                 invented=invented(answer, case, subject.language),
                 values=[
-                    {"kind": kind, "value": value, "hit": holds(value, answer),
-                     "against": {s.strip(): holds(value, texts[i]) for s, texts in systems.items()
-                                 if s and i < len(texts)}}
+                    {
+                        "kind": kind,
+                        "value": value,
+                        "hit": holds(value, answer),
+                        "against": {
+                            s.strip(): holds(value, texts[i]) for s, texts in systems.items() if s and i < len(texts)
+                        },
+                    }
                     for kind, value in case.values
                 ],
             )
             for i, (case, answer) in enumerate(zip(chosen, systems[""], strict=True))
-        ]  # fmt: skip
+        ]
         counts = {kind: sum(of == kind for case in chosen for of, _ in case.values) for kind in KINDS}
         return Result(
             metrics, predictions, notes={"values": ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)}
@@ -237,9 +242,10 @@ def _read(language: Language) -> tuple[dict[str, str], dict[str, str]]:
     for name, text in found.items():
         if name not in _own()["templates"] or text.count("{value}") != 1:
             raise LlinkError(
-                "E523", f"{path}: '{name}' is no known template, or has not one {{value}}.",
+                "E523",
+                f"{path}: '{name}' is no known template, or has not one {{value}}.",
                 f"Known: {', '.join(_own()['templates'])}.",
-            )  # fmt: skip
+            )
     return found, names
 
 

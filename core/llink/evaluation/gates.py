@@ -10,8 +10,12 @@ from llink.evaluation import SUITES
 from llink.recipe import EXPECTED
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "==": operator.eq,
-}  # fmt: skip
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+    "==": operator.eq,
+}
 
 
 def gates(expect: Mapping[str, str], suites: Sequence[str] = SUITES) -> dict[str, str]:

@@ -122,12 +122,14 @@ class Long(Evaluator):
             prediction(
                 pages[number].rows[place],
                 {name: measures[name][number, place] for name in ("recall", "chrf++", "usage_gap")},
-                page=number + 1, place=place + 1, answer=found[""][number, place].stretch,
+                page=number + 1,
+                place=place + 1,
+                answer=found[""][number, place].stretch,
                 chance=found[""][number, place].chance,
                 against={system.strip(): scored[number, place].own for system, scored in found.items() if system},
             )
             for number, place in places
-        ]  # fmt: skip
+        ]
         notes = {"chrf++": str(chrf.get_signature())}
         if cut:
             sizes = ", ".join(str(len(page.rows)) for page in pages)

@@ -38,8 +38,10 @@ def write_report(evaluation: Evaluation) -> list[Path]:
     paths = {title: folder / f"{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}.png" for title in images}
     for title, path in paths.items():
         path.write_bytes(images[title])
-    pages = {evaluation.folder / "report.html": html(evaluation, images),
-             evaluation.folder / "report.md": markdown(evaluation, paths)}  # fmt: skip
+    pages = {
+        evaluation.folder / "report.html": html(evaluation, images),
+        evaluation.folder / "report.md": markdown(evaluation, paths),
+    }
     for page, text in pages.items():
         atomic_write(page, text)
     return [*pages, *paths.values()]

@@ -140,9 +140,12 @@ def _tokens(axes: Any, sets: Sets) -> None:
         [r["tokens_raw"] for r in rows], [1000 * r["seconds"]["raw"] for r in rows], color=REST[1], label="raw text"
     )
     axes.scatter(
-        [r["tokens"] for r in rows], [1000 * (r["seconds"]["slots"] + r["seconds"]["encoder"]) for r in rows],
-        color=REST[2], marker="^", label="slots, with the encoder",
-    )  # fmt: skip
+        [r["tokens"] for r in rows],
+        [1000 * (r["seconds"]["slots"] + r["seconds"]["encoder"]) for r in rows],
+        color=REST[2],
+        marker="^",
+        label="slots, with the encoder",
+    )
     axes.scatter([r["tokens"] for r in rows], [1000 * r["seconds"]["slots"] for r in rows], color=OURS, label="slots")
     axes.set(xlabel="tokens of the prompt", ylabel="first pass, ms", xlim=(0, None), ylim=(0, None))
     axes.legend(frameon=False)

@@ -73,10 +73,14 @@ class Retrieval(Evaluator):
         for name, of_part in parts(zip(rows, ranks, strict=True), lambda row: bucket(len(row[0].foreign))).items():
             metrics[f"r1 [{name} characters]"] = mean(rank == 1 for _, rank in of_part)
         predictions = [
-            prediction(pair, {"r1": float(rank == 1), "mrr": 1 / rank, "back_r1": float(other == 1)},
-                       rank=rank, back_rank=other)
+            prediction(
+                pair,
+                {"r1": float(rank == 1), "mrr": 1 / rank, "back_r1": float(other == 1)},
+                rank=rank,
+                back_rank=other,
+            )
             for pair, rank, other in zip(rows, ranks, back, strict=True)
-        ]  # fmt: skip
+        ]
         warnings = told(len(chosen), len(rows), int((right.sum(1) > 1).sum()), ties(aligned, english, right))
         if metrics["r1"] < near_chance(guessed):
             warnings.append(f"R@1 {metrics['r1']:.3f} is near chance ({guessed:.3f}): nothing is aligned.")

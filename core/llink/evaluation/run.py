@@ -145,11 +145,19 @@ def measure(
     with under_test(language, recipe, adapter, max_slots, **settings) as subject:
         manifest = subject.engine.resident(language.code).manifest
         about = {
-            "llink": __version__, "language": language.code, "encoder": manifest.encoder, "decoder": manifest.decoder,
-            "recipe": recipe.name, "adapter": manifest.files, "limit": limit, "seed": SEED, "against": list(against),
-            "lora": lora_hash(lora), **({"max_slots": max_slots} if max_slots else {}),
+            "llink": __version__,
+            "language": language.code,
+            "encoder": manifest.encoder,
+            "decoder": manifest.decoder,
+            "recipe": recipe.name,
+            "adapter": manifest.files,
+            "limit": limit,
+            "seed": SEED,
+            "against": list(against),
+            "lora": lora_hash(lora),
+            **({"max_slots": max_slots} if max_slots else {}),
             **({"cascade": translator(cascade, language).signature} if cascade and "cascade" in against else {}),
-        }  # fmt: skip
+        }
         report.about = {**about, "data": _hash({name: _texts(rows) for name, rows in dev.items()})}
         earlier = content_of(out) if out else {}
         for suite in evaluators:
@@ -208,9 +216,10 @@ def dev_sets(
         )
     if not any(found.values()):
         raise LlinkError(
-            "E520", f"There is nothing to measure {language.name} on: no dev set, and no samples.",
+            "E520",
+            f"There is nothing to measure {language.name} on: no dev set, and no samples.",
             f"Give the folder of its data with --data, or get some: llink data harvest {language.code}.",
-        )  # fmt: skip
+        )
     return found
 
 
@@ -237,9 +246,7 @@ def _one(
         result = suite(subject, rows)
     except Skip as reason:
         return {"skipped": str(reason)}
-    found = {
-        "key": key, "set": name, "metrics": result.metrics, "warnings": result.warnings, "notes": result.notes
-    }  # fmt: skip
+    found = {"key": key, "set": name, "metrics": result.metrics, "warnings": result.warnings, "notes": result.notes}
     if folder:
         # The examples first: where the numbers are, all is there.
         lines = (json.dumps(row, ensure_ascii=False) for row in result.predictions)

@@ -62,11 +62,14 @@ class Tasks(Evaluator):
                 metrics[f"agreement{system} [{task}]"] = score
         predictions = [
             prediction(
-                pair, {"agreement": chrf.sentence_score(answer, [reference]).score / 100, "f1": f1(answer, reference)},
-                task=task, answer=answer, reference=reference,
+                pair,
+                {"agreement": chrf.sentence_score(answer, [reference]).score / 100, "f1": f1(answer, reference)},
+                task=task,
+                answer=answer,
+                reference=reference,
             )
             for (pair, task), answer, reference in zip(asked, systems[""], references, strict=True)
-        ]  # fmt: skip
+        ]
         return Result(metrics, predictions, notes={"agreement": str(chrf.get_signature())})
 
 

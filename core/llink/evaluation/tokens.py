@@ -15,9 +15,10 @@ from llink.evaluation.base import Evaluator, Result, Subject, mean, prediction
 from llink.progress import track
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from llink.serving.reader import Piece
+    from llink.training.shapes import Shape
 
 PAIRS = 200
 TIMED = 16
@@ -34,6 +35,8 @@ class Tokens(Evaluator):
     lower = frozenset({"prompt tokens"})
 
     def __call__(self, subject: Subject, rows: Sequence[Pair]) -> Result:
+        from llink.training.shapes import Shape
+
         rows = subject.first(rows, PAIRS)
         engine, decoder = subject.engine, subject.engine.decoder
         counts = {id(p): (len(decoder.tokenize(p.foreign)), len(decoder.tokenize(p.english))) for p in rows}
@@ -43,10 +46,12 @@ class Tokens(Evaluator):
         own = {id(p): len(prompt.ids) - bare for p, prompt in zip(rows, subject.prompts(rows), strict=True)}
         ours = mean(own.values())
         read = engine.encoder.count_tokens([p.foreign for p in rows])
-        raw_flops = mean(flops(decoder.model, bare + counts[id(p)][0]) for p in rows)
-        slot_flops = mean(flops(decoder.model, bare + n) for n in own.values())
-        encoder: Any = getattr(engine.encoder, "model", None)
-        encoder_flops = mean(flops(encoder, n, head=False) for n in read) if encoder is not None else 0.0
+        shape = Shape.of(decoder.model)
+        raw_flops = mean(prefill_flops(shape, bare + counts[id(p)][0]) for p in rows)
+        slot_flops = mean(prefill_flops(shape, bare + n) for n in own.values())
+        model: Any = getattr(engine.encoder, "model", None)
+        encoder = Shape.of(model) if model is not None else None
+        encoder_flops = mean(encoder.forward(n, n) for n in read) if encoder else 0.0
         metrics = {
             "pairs": len(rows),
             "fragmentation": foreign / english,
@@ -73,11 +78,14 @@ class Tokens(Evaluator):
             metrics |= costs(subject, rows, few, first)
         predictions = [
             prediction(
-                p, {"prompt tokens": float(bare + own[id(p)])}, tokens=bare + own[id(p)], tokens_raw=bare + counts[id(p)][0],
+                p,
+                {"prompt tokens": float(bare + own[id(p)])},
+                tokens=bare + own[id(p)],
+                tokens_raw=bare + counts[id(p)][0],
                 **({"seconds": timed[id(p)]} if id(p) in timed else {}),
             )
             for p in rows
-        ]  # fmt: skip
+        ]
         return Result(metrics, predictions)
 
     def _timed(self, subject: Subject, rows: Sequence[Pair]) -> dict[int, dict[str, float]]:
@@ -135,26 +143,9 @@ def _spread(rows: Sequence[Pair], length: Callable[[Pair], int]) -> list[Pair]:
     return ordered[::step][:TIMED]
 
 
-def flops(model: nn.Module, tokens: int, head: bool = True) -> float:
-    """Floating point operations of one pass over ``tokens`` tokens, a multiply-add as two.
-
-    Every linear layer once a token, attention over all pairs of tokens, and the output head for the last token alone.
-    Norms, activations and LoRA are left out (under one per cent).
-    """
-    from torch import nn
-
-    owner: Any = model
-    config = owner.config
-    output = owner.get_output_embeddings() if hasattr(owner, "get_output_embeddings") else None
-    # XLM-R's pooler is loaded with the model and reads one token.
-    linears = [
-        m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not output and "pooler" not in name
-    ]
-    per_token = sum(2 * m.in_features * m.out_features for m in linears)
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    attention = 4 * config.num_hidden_layers * config.num_attention_heads * size * tokens**2
-    last = 2 * output.in_features * output.out_features if head and output is not None else 0
-    return float(per_token * tokens + attention + last)
+def prefill_flops(shape: Shape, tokens: int) -> float:
+    """Floating point operations of the first pass over so many tokens, the output head for the last one alone."""
+    return shape.forward(tokens, tokens) + 2 * shape.head
 
 
 evaluator = Tokens()

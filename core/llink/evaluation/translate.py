@@ -71,13 +71,15 @@ class Translate(Evaluator):
         predictions = [
             prediction(
                 pair,
-                {"chrf++": chrf.sentence_score(answer, [pair.english]).score,
-                 "bleu": by_sentence.sentence_score(answer, [pair.english]).score},
+                {
+                    "chrf++": chrf.sentence_score(answer, [pair.english]).score,
+                    "bleu": by_sentence.sentence_score(answer, [pair.english]).score,
+                },
                 answer=answer,
                 **{f"answer {name}": answers[i] for name, answers in beside.items()},
             )
             for i, (pair, answer) in enumerate(zip(rows, ours, strict=True))
-        ]  # fmt: skip
+        ]
         return Result(metrics, predictions, failures(metrics), notes)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from llink.adapter.prompt import TASKS
+from llink.adapter.prompt import BATCH, TASKS
 from llink.data.pairs import Pair
 from llink.errors import LlinkError
 from llink.evaluation.base import Evaluator, Metrics, Result, Subject, mean, prediction
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from llink.adapter.bridge import Bridge
 
 PAIRS = 200
-BATCH = 16
 OTHERS = 3
 """Every third batch is read with the slots of other languages too; each of them takes as long as the rest."""
 POSITIONS = 16

@@ -42,9 +42,14 @@ class Ablation(Experiment):
     def columns(self, recipe: Recipe) -> dict[str, str]:
         devs = recipe.data.dev
         return {
-            "left out": "", **{f"R@1, {dev}": ".3f" for dev in devs}, "loss": ".3f", "usage gap": ".3f",
-            **{f"{CHRF}, {dev}": ".1f" for dev in devs}, EXACT: ".3f", INVENTED: ".3f",
-        }  # fmt: skip
+            "left out": "",
+            **{f"R@1, {dev}": ".3f" for dev in devs},
+            "loss": ".3f",
+            "usage gap": ".3f",
+            **{f"{CHRF}, {dev}": ".1f" for dev in devs},
+            EXACT: ".3f",
+            INVENTED: ".3f",
+        }
 
     def variants(self, study: Study) -> dict[str, Changes]:
         return {
@@ -77,7 +82,7 @@ class Ablation(Experiment):
                 **over_all(EXACT, exact, EXACT, "values"),
                 **over_all(INVENTED, exact, INVENTED, "sentences"),
             }
-        ]  # fmt: skip
+        ]
 
     def remarks(self, rows: Sequence[Row]) -> tuple[list[str], list[str]]:
         return [

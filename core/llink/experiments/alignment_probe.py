@@ -30,9 +30,12 @@ class AlignmentProbe(Experiment):
 
     def columns(self, recipe: Recipe) -> dict[str, str]:
         return {
-            "dev set": "", "vectors": "", "direction": "", "candidates": "d",
+            "dev set": "",
+            "vectors": "",
+            "direction": "",
+            "candidates": "d",
             **{name: ".1f" if key == "mean_rank" else ".3f" for key, name in NAMES.items()},
-        }  # fmt: skip
+        }
 
     def variants(self, study: Study) -> dict[str, Changes]:
         return {"stage-a": {}}
@@ -82,7 +85,7 @@ def health(run: Run) -> dict[str, float]:
     rows = read_log(run.out)
     steps = [row for row in rows if row.get("stage") == "a" and "info_nce" in row]
     projector = run.aligned().projector
-    first = run.pairs.rows[:FIRST]
+    first = run.pairs[:FIRST]
     teachers = run.teachers([p.english for p in first]) - projector.teacher_mean
     with torch.inference_mode():
         projected = projector(run.cache.pooled([p.foreign for p in first]))

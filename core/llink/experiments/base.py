@@ -5,12 +5,11 @@ Everything is kept as it is done, so that the same command after a kill goes on 
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +20,7 @@ from llink.errors import LlinkError
 from llink.evaluation import evaluator
 from llink.evaluation.base import Result, Skip, Subject
 from llink.experiments import EXPERIMENTS
-from llink.home import atomic_write, ensure_folder, read_json, write_json
+from llink.home import atomic_write, drafted, ensure_folder, read_json, write_json
 from llink.recipe import Recipe, validate
 from llink.serving.engine import Engine
 from llink.training.figures import figure, png
@@ -95,9 +94,7 @@ class Study:
             LlinkError: E404 where it is of another, E112/E113 when it cannot be written.
         """
         ensure_folder(self.out)
-        about = {
-            "experiment": experiment.name, "sample": self.sample, "recipe": self.recipe.model_dump(mode="json")
-        }  # fmt: skip
+        about = {"experiment": experiment.name, "sample": self.sample, "recipe": self.recipe.model_dump(mode="json")}
         known = read_json(self.out / ABOUT)
         if not known:
             write_json(self.out / ABOUT, about)
@@ -112,10 +109,9 @@ class Study:
         for name in shared:
             source, target = self.base.out / name, run.out / name
             if source.exists() and not target.exists():
-                draft = target.with_name(f".{name}-{os.getpid()}")
-                shutil.copyfile(source, draft)
-                os.replace(draft, target)
-        run.dev = {dev: self.sampled(rows) for dev, rows in run.dev.items()}
+                with drafted(target) as draft:
+                    shutil.copyfile(source, draft)
+        run.data = replace(run.data, dev={dev: self.sampled(rows) for dev, rows in run.dev.items()})
         return run.stage_b()
 
     def ask(self, run: Run, adapter: Path, suites: Mapping[str, int | None]) -> dict[str, dict[str, Result]]:
@@ -171,9 +167,12 @@ def conduct(experiment: Experiment, study: Study) -> Table:
     rows = [row for name, changes in variants.items() for row in study.result(experiment, name, changes)]
     notes, warnings = experiment.remarks(rows)
     about = {
-        "experiment": experiment.name, "llink": __version__, "language": study.recipe.language,
-        "recipe": study.recipe.model_dump(mode="json"), "sample": study.sample,
-    }  # fmt: skip
+        "experiment": experiment.name,
+        "llink": __version__,
+        "language": study.recipe.language,
+        "recipe": study.recipe.model_dump(mode="json"),
+        "sample": study.sample,
+    }
     table = Table(about, experiment.columns(study.recipe), rows, notes, warnings)
     atomic_write(study.out / "table.md", table.markdown())
     write_json(study.out / "table.json", table.as_dict())
@@ -183,9 +182,7 @@ def conduct(experiment: Experiment, study: Study) -> Table:
         table.warnings.append(f"There is no plot: {error.message} {error.hint}")
         return table
     experiment.draw(canvas, rows)
-    draft = study.out / f".plot-{os.getpid()}.png"
-    draft.write_bytes(png(canvas))
-    os.replace(draft, study.out / "plot.png")
+    atomic_write(study.out / "plot.png", png(canvas))
     return table
 
 

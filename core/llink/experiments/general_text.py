@@ -34,9 +34,11 @@ class GeneralText(Experiment):
 
     def columns(self, recipe: Recipe) -> dict[str, str]:
         return {
-            "changed": "", "pairs": ",d", **{f"R@1, {dev}": ".3f" for dev in recipe.data.dev},
+            "changed": "",
+            "pairs": ",d",
+            **{f"R@1, {dev}": ".3f" for dev in recipe.data.dev},
             **{f"from English, {dev}": ".3f" for dev in recipe.data.dev},
-        }  # fmt: skip
+        }
 
     def variants(self, study: Study) -> dict[str, Changes]:
         means = {"data.match_means": not study.recipe.data.match_means}
@@ -48,7 +50,7 @@ class GeneralText(Experiment):
             return mapped(run)
         if name in IDEAS:
             told, rows = IDEAS[name](study, run)
-            run.pairs = replace(run.pairs, rows=rows)
+            run.data = replace(run.data, pairs=replace(run.data.pairs, rows=rows))
         elif name == WHOLE:
             told = "nothing"
         else:
@@ -72,7 +74,7 @@ def least_similar(share: float) -> Callable[[Study, Run], tuple[str, list[Pair]]
         foreign, english = _sides(run)
         alike = F.cosine_similarity(foreign - foreign.mean(0), english - english.mean(0))
         kept = alike >= alike.quantile(share)
-        rows = [pair for pair, keep in zip(run.pairs.rows, kept.tolist(), strict=True) if keep]
+        rows = [pair for pair, keep in zip(run.pairs, kept.tolist(), strict=True) if keep]
         return f"without the {share:.0%} least similar", rows
 
     return chosen
@@ -81,24 +83,24 @@ def least_similar(share: float) -> Callable[[Study, Run], tuple[str, list[Pair]]
 def joined(study: Study, run: Run) -> tuple[str, list[Pair]]:
     """The pairs and, beside them, texts of two pairs of one source each, within the recipe's length."""
     pick, by_source = random.Random(run.recipe.seed), dict[str, list[Pair]]()
-    for pair in run.pairs.rows:
+    for pair in run.pairs:
         by_source.setdefault(pair.source, []).append(pair)
     found = []
-    for one in pick.choices(run.pairs.rows, k=round(JOINED * len(run.pairs.rows))):
+    for one in pick.choices(run.pairs, k=round(JOINED * len(run.pairs))):
         other = pick.choice(by_source[one.source])
         if len(one.foreign) + len(other.foreign) < run.recipe.data.max_chars:
             both = f"{one.english} {other.english}", f"{one.foreign} {other.foreign}"
             found.append(replace(one, english=both[0], foreign=both[1]))
-    return "and texts of two pairs", [*run.pairs.rows, *found]
+    return "and texts of two pairs", [*run.pairs, *found]
 
 
 def others(study: Study, run: Run) -> tuple[str, list[Pair]]:
     """The pairs and, beside them, half as many of every other language that has text in the data folder."""
-    rows, codes = list(run.pairs.rows), []
+    rows, codes = list(run.pairs), []
     for code, language in plugins.languages().items():
         file = f"{code}/train.jsonl.gz"
         if code != run.language.code and (study.data / file).exists():
-            wanted = {"train": [file], "max_pairs": max(2, len(run.pairs.rows) // 2), "sample": {}, "columns": {}}
+            wanted = {"train": [file], "max_pairs": max(2, len(run.pairs) // 2), "sample": {}, "columns": {}}
             rows += training_pairs(run.recipe.data.model_copy(update=wanted), study.data, language.normalise).rows
             codes.append(code)
     return f"and other languages' pairs ({', '.join(codes) or 'none there'})", rows
@@ -145,16 +147,18 @@ def ridge(inputs: Tensor, targets: Tensor, penalty: float) -> Tensor:
 def _sides(run: Run) -> tuple[Tensor, Tensor]:
     """The bare encoder's vectors ``[N, H]`` of the training pairs."""
     run.encode()
-    english = [p.english for p in run.pairs.rows]
+    english = [p.english for p in run.pairs]
     run.cache.ensure(english, "Encoding English")  # whether the recipe wants it or not
-    return run.cache.pooled([p.foreign for p in run.pairs.rows]), run.cache.pooled(english)
+    return run.cache.pooled([p.foreign for p in run.pairs]), run.cache.pooled(english)
 
 
 def _row(run: Run, changed: str, found: dict[str, dict[str, float]]) -> Row:
     return {
-        "changed": changed, "pairs": len(run.pairs.rows), **{f"R@1, {dev}": m["r1"] for dev, m in found.items()},
+        "changed": changed,
+        "pairs": len(run.pairs),
+        **{f"R@1, {dev}": m["r1"] for dev, m in found.items()},
         **{f"from English, {dev}": m["back_r1"] for dev, m in found.items()},
-    }  # fmt: skip
+    }
 
 
 experiment = GeneralText()

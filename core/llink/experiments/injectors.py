@@ -31,10 +31,17 @@ class Injectors(Experiment):
     def columns(self, recipe: Recipe) -> dict[str, str]:
         quality = [f"{CHRF}, {dev}" for dev in recipe.data.dev]
         return {
-            "kind": "", "slots": "d", "parameters": ",d", "loss": ".3f", "usage gap": ".3f",
-            **dict.fromkeys(quality, ".1f"), EXACT: ".3f", **({ALONE: ".3f"} if recipe.verbatim.tokens else {}),
-            BRIDGE: ".1f", PREFILL: ".1f",
-        }  # fmt: skip
+            "kind": "",
+            "slots": "d",
+            "parameters": ",d",
+            "loss": ".3f",
+            "usage gap": ".3f",
+            **dict.fromkeys(quality, ".1f"),
+            EXACT: ".3f",
+            **({ALONE: ".3f"} if recipe.verbatim.tokens else {}),
+            BRIDGE: ".1f",
+            PREFILL: ".1f",
+        }
 
     def variants(self, study: Study) -> dict[str, Changes]:
         own = study.recipe.injector
@@ -50,14 +57,13 @@ class Injectors(Experiment):
         manifest = read_manifest(adapter)
         usage = manifest.metrics["usage"]
         asked = study.ask(run, adapter, {"translate": None, "tokens": TIMED, "exact": None})
-        seconds = [
-            row["seconds"] for dev in run.dev for row in asked[dev]["tokens"].predictions if "seconds" in row
-        ]  # fmt: skip
+        seconds = [row["seconds"] for dev in run.dev for row in asked[dev]["tokens"].predictions if "seconds" in row]
         exact = [found["exact"] for found in asked.values() if "exact" in found]
         weights = load_bridge(adapter, manifest).injector.parameters()
         return [
             {
-                "kind": run.recipe.injector.kind, "slots": run.recipe.injector.most,
+                "kind": run.recipe.injector.kind,
+                "slots": run.recipe.injector.most,
                 "parameters": sum(weight.numel() for weight in weights),
                 "loss": mean(usage[dev]["right"] for dev in run.dev),
                 "usage gap": mean(usage[dev]["usage_gap"] for dev in run.dev),
@@ -67,7 +73,7 @@ class Injectors(Experiment):
                 BRIDGE: 1000 * median(row["encoder"] for row in seconds),
                 PREFILL: 1000 * median(row["slots"] for row in seconds),
             }
-        ]  # fmt: skip
+        ]
 
     def remarks(self, rows: Sequence[Row]) -> tuple[list[str], list[str]]:
         best = max(rows, key=_quality)

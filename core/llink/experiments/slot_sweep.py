@@ -27,9 +27,17 @@ class SlotSweep(Experiment):
 
     def columns(self, recipe: Recipe) -> dict[str, str]:
         return {
-            "slots": "d", "dev set": "", "loss": ".3f", "usage gap": ".3f", "chrF++": ".1f", "agreement": ".3f",
-            "agreement, questions": ".3f", "word F1, questions": ".3f", "prompt tokens": ".0f", "first pass, ms": ".0f",
-        }  # fmt: skip
+            "slots": "d",
+            "dev set": "",
+            "loss": ".3f",
+            "usage gap": ".3f",
+            "chrF++": ".1f",
+            "agreement": ".3f",
+            "agreement, questions": ".3f",
+            "word F1, questions": ".3f",
+            "prompt tokens": ".0f",
+            "first pass, ms": ".0f",
+        }
 
     def variants(self, study: Study) -> dict[str, Changes]:
         return {f"slots-{value}": {SLOTS: value} for value in study.values or self.values}
@@ -41,13 +49,17 @@ class SlotSweep(Experiment):
         asked = study.ask(run, adapter, {"translate": None, "tasks": None, "tokens": TIMED})
         return [
             {
-                "slots": run.recipe.injector.most, "dev set": dev, "loss": usage[dev]["right"],
-                "usage gap": usage[dev]["usage_gap"], "chrF++": found["translate"].metrics["chrf++"],
-                **_questions(found.get("tasks")), "prompt tokens": found["tokens"].metrics["prompt tokens"],
+                "slots": run.recipe.injector.most,
+                "dev set": dev,
+                "loss": usage[dev]["right"],
+                "usage gap": usage[dev]["usage_gap"],
+                "chrF++": found["translate"].metrics["chrf++"],
+                **_questions(found.get("tasks")),
+                "prompt tokens": found["tokens"].metrics["prompt tokens"],
                 "first pass, ms": 1000 * _first_pass(found["tokens"]),
             }
             for dev, found in asked.items()
-        ]  # fmt: skip
+        ]
 
     def remarks(self, rows: Sequence[Row]) -> tuple[list[str], list[str]]:
         return [

@@ -36,12 +36,14 @@ class TeacherGrid(Experiment):
     def variants(self, study: Study) -> dict[str, Changes]:
         return {
             f"layer-{_named(layer)}-{position}{'-centred' if centre else ''}": {
-                "teacher.layer": layer, "teacher.position": position, "teacher.centre": centre
+                "teacher.layer": layer,
+                "teacher.position": position,
+                "teacher.centre": centre,
             }
             for layer, position, centre in product(layers(study), POSITIONS, (True, False))
             # The embedding of the reserved token is the same whatever the text.
             if (layer, position) != (0, "reserved")
-        }  # fmt: skip
+        }
 
     def measure(self, study: Study, run: Run) -> list[Row]:
         look_up(study)
@@ -50,11 +52,13 @@ class TeacherGrid(Experiment):
         teacher = run.recipe.teacher
         return [
             {
-                "layer": _named(teacher.layer), "position": teacher.position,
+                "layer": _named(teacher.layer),
+                "position": teacher.position,
                 "centred": "yes" if teacher.centre else "no",
-                **found, "mean": sum(found.values()) / len(found),
+                **found,
+                "mean": sum(found.values()) / len(found),
             }
-        ]  # fmt: skip
+        ]
 
     def remarks(self, rows: Sequence[Row]) -> tuple[list[str], list[str]]:
         best = max(rows, key=lambda row: row["mean"])
@@ -92,7 +96,7 @@ def look_up(study: Study) -> None:
     caches = [
         FeatureCache(home() / "features", _Together(run.decoder, teachers, n, made)) for n in range(len(teachers))
     ]
-    texts = [p.english for p in run.pairs.rows] + run.english + [p.english for rows in run.dev.values() for p in rows]
+    texts = [p.english for p in run.pairs] + run.data.english + [p.english for rows in run.dev.values() for p in rows]
     texts = list(dict.fromkeys(texts))
     for part in in_batches(len(texts), SHARD):
         for cache in caches:

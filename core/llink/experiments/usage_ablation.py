@@ -24,9 +24,16 @@ class UsageAblation(Experiment):
 
     def columns(self, recipe: Recipe) -> dict[str, str]:
         return {
-            "weight": "g", "dev set": "", "right slots": ".3f", "no slots": ".3f", "another text's": ".3f",
-            "usage gap": ".3f", "shuffle gap": ".3f", "chrF++": ".1f", "English perplexity": "+.1%",
-        }  # fmt: skip
+            "weight": "g",
+            "dev set": "",
+            "right slots": ".3f",
+            "no slots": ".3f",
+            "another text's": ".3f",
+            "usage gap": ".3f",
+            "shuffle gap": ".3f",
+            "chrF++": ".1f",
+            "English perplexity": "+.1%",
+        }
 
     def variants(self, study: Study) -> dict[str, Changes]:
         return {f"weight-{value:g}": {WEIGHT: value} for value in study.values or self.values}
@@ -39,14 +46,18 @@ class UsageAblation(Experiment):
         asked = study.ask(run, adapter, {"translate": None, "english": None})
         return [
             {
-                "weight": run.recipe.stage_b.losses["usage_contrast"], "dev set": dev, "right slots": usage[dev]["right"],
-                "no slots": usage[dev]["zero"], "another text's": usage[dev]["shuffled"],
-                "usage gap": usage[dev]["usage_gap"], "shuffle gap": usage[dev]["shuffle_gap"],
+                "weight": run.recipe.stage_b.losses["usage_contrast"],
+                "dev set": dev,
+                "right slots": usage[dev]["right"],
+                "no slots": usage[dev]["zero"],
+                "another text's": usage[dev]["shuffled"],
+                "usage gap": usage[dev]["usage_gap"],
+                "shuffle gap": usage[dev]["shuffle_gap"],
                 "chrF++": found["translate"].metrics["chrf++"],
                 "English perplexity": found["english"].metrics["perplexity change"],
             }
             for dev, found in asked.items()
-        ]  # fmt: skip
+        ]
 
     def remarks(self, rows: Sequence[Row]) -> tuple[list[str], list[str]]:
         notes = [

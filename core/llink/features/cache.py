@@ -11,7 +11,6 @@ two runs come to the same shard, a lock on its name leaves it to the first of th
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from llink.errors import LlinkError
 from llink.features.index import KEY, PLACE, RECORD, Index, Rows, shard_name, text_key, text_keys
-from llink.home import ensure_folder, write_error
+from llink.home import drafted, ensure_folder, write_error
 from llink.interfaces import Encoded, Encoder
 from llink.progress import track
 
@@ -150,12 +149,11 @@ class FeatureCache:
             "pooled": torch.cat(pooled),
             "states": torch.cat(states),
         }
-        temporary = path.with_name(f".{path.name}.tmp")  # under the shard's lock: nobody else writes it
         try:
-            save_file(tensors, temporary)
-            os.replace(temporary, path)
+            # Under the shard's lock: nobody else writes it.
+            with drafted(path, path.with_name(f".{path.name}.tmp")) as draft:
+                save_file(tensors, draft)
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
             raise write_error(self.folder, error) from error
 
     def _open(self, shard: int) -> Shard:

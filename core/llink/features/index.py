@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from llink.home import write_error
+from llink.home import drafted, write_error
 
 KEY = np.dtype("S16")
 """The first 16 bytes of a text's sha256; numpy compares them byte by byte."""
@@ -185,12 +185,11 @@ def merge(parts: Sequence[Segment], folder: Path) -> None:
     """Write a segment of all records of ``parts``, block by block; of those with one key that of the first part stays."""
     shards = np.unique(np.concatenate([part.shards for part in parts]))
     name = hashlib.sha256(shards.tobytes()).hexdigest()[:16]
-    temporary = folder / f".{name}-{os.getpid()}.index.tmp"
     longest = max((part.records for part in parts), key=len)
     ends = [longest["key"][n] for n in range(BLOCK, len(longest), BLOCK)]
     done = [0] * len(parts)
     try:
-        with temporary.open("wb") as file:
+        with drafted(folder / f"{name}.index") as draft, draft.open("wb") as file:
             np.save(file, shards)
             for end in [*ends, None]:
                 block = []
@@ -200,9 +199,7 @@ def merge(parts: Sequence[Segment], folder: Path) -> None:
                     block.append(part.records[done[n] : upto])
                     done[n] = upto
                 file.write(Segment.of(np.concatenate(block), shards).records.tobytes())
-        os.replace(temporary, folder / f"{name}.index")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise write_error(folder, error) from error
 
 

@@ -26,9 +26,10 @@ class TeacherEncoder(Encoder):
     def __init__(self, decoder: Decoder, teacher: Teacher, max_tokens: int = 256) -> None:
         if teacher.layer > depth(decoder):
             raise LlinkError(
-                "E303", f"Decoder '{decoder.name}' has {depth(decoder)} layers; layer {teacher.layer} does not exist.",
+                "E303",
+                f"Decoder '{decoder.name}' has {depth(decoder)} layers; layer {teacher.layer} does not exist.",
                 "Lower teacher.layer; -1 is the last.",
-            )  # fmt: skip
+            )
         self.decoder, self.teacher = decoder, teacher
         self.name = f"teacher:{decoder.name}"
         self.hidden_size, self.max_tokens, self.fingerprint = decoder.hidden_size, max_tokens, decoder.fingerprint

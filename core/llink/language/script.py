@@ -35,9 +35,10 @@ def detect(text: str, languages: Mapping[str, Language]) -> Language:
         raise LlinkError("E502", f"The text may be {names}.", "Say which with --language.")
     script = _names(languages[candidates[0]].scripts)
     raise LlinkError(
-        "E502", f"The text is in {script} script but does not look like {names}.",
+        "E502",
+        f"The text is in {script} script but does not look like {names}.",
         "Say so with --language if it is; otherwise its language is not installed.",
-    )  # fmt: skip
+    )
 
 
 def _names(scripts: Iterable[str]) -> str:

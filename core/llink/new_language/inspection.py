@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llink.data.pairs import Pair
     from llink.recipe import Recipe
     from llink.store.registry import Role
-    from llink.training.estimate import Estimate
+    from llink.training.trial import Estimate
 
 # Measured with Gemma 3 270M on the Universal Declaration of Human Rights in 40 languages (about 50 pairs, chance 0.02).
 # Guessing puts one pair right, however many there are. All 8 scripts that its tokenizer has only as bytes stayed under
@@ -95,7 +95,7 @@ class SharedReading:
 
 
 @dataclass(frozen=True)
-class Report:
+class Inspection:
     """All that ``llink inspect`` says; ``dataclasses.asdict`` makes JSON of it."""
 
     language: str
@@ -115,7 +115,7 @@ class Report:
     estimate: Estimate
 
 
-def inspect(language: Language, recipe: Recipe, data: Path, pairs: int = LOOKED_AT) -> Report:
+def inspect(language: Language, recipe: Recipe, data: Path, pairs: int = LOOKED_AT) -> Inspection:
     """Load both models, look at ``pairs`` pairs, measure a few steps of every part of the recipe.
 
     Args:
@@ -133,20 +133,19 @@ def inspect(language: Language, recipe: Recipe, data: Path, pairs: int = LOOKED_
     from llink.features.cache import FeatureCache
     from llink.home import home
     from llink.store.models import load_decoder, load_encoder
-    from llink.training.estimate import estimate
-    from llink.training.loop import accelerator_for
+    from llink.training.parts import accelerator_for, place_of
+    from llink.training.trial import estimate
 
     accelerator = accelerator_for(recipe.device)
-    device = str(accelerator.device) if recipe.device == "auto" else recipe.device
-    dtype = None if recipe.dtype == "auto" else recipe.dtype
-    encoder = load_encoder(recipe.encoder.name, device=device, dtype=dtype, **recipe.encoder.options)
-    decoder = load_decoder(recipe.decoder.name, device=device, dtype=dtype, **recipe.decoder.options)
+    place = place_of(recipe, accelerator)
+    encoder = load_encoder(recipe.encoder.name, **place, **recipe.encoder.options)
+    decoder = load_decoder(recipe.decoder.name, **place, **recipe.decoder.options)
     cache = FeatureCache(home() / "features", encoder)
     texts = [(p.foreign, p.english) for p in rows]
     encoder_tokens = fragmentation(texts, encoder.count_tokens, _unreadable(encoder))
     metrics = zero_shot(cache, rows)
     counts, training, english = _data(language, recipe, data)
-    return Report(
+    return Inspection(
         language=language.code,
         name=language.name,
         encoder=encoder.name,

@@ -56,7 +56,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Origin:
+class Given:
     """How the files of a language are read.
 
     Attributes:
@@ -69,7 +69,7 @@ class Origin:
     licence: str = ""
 
 
-def prepare(sources: Sequence[str], dev: str | None, dev_size: int, language: Language, origin: Origin) -> Prepared:
+def prepare(sources: Sequence[str], dev: str | None, dev_size: int, language: Language, origin: Given) -> Prepared:
     """Read, normalise and split the pairs of a language.
 
     Args:
@@ -109,10 +109,10 @@ def present(folder: Path, language: Language) -> Prepared | None:
     train = folder / "train.jsonl.gz"
     if not train.is_file():
         return None
-    found = _read([str(train.absolute())], language, Origin())
+    found = _read([str(train.absolute())], language, Given())
     devs = sorted(folder.glob("dev*.jsonl.gz"))
     if devs:
-        found.dev = _read([str(path.absolute()) for path in devs], language, Origin()).train
+        found.dev = _read([str(path.absolute()) for path in devs], language, Given()).train
     found.dev_files = {path.name.removesuffix(".jsonl.gz"): path.name for path in devs}
     _check_scripts(found.rows, language)
     return found
@@ -191,7 +191,7 @@ def odd_end(texts: Sequence[str], sentence_ends: str) -> tuple[str, float] | Non
     return None
 
 
-def _read(sources: Sequence[str], language: Language, origin: Origin) -> Prepared:
+def _read(sources: Sequence[str], language: Language, origin: Given) -> Prepared:
     """All pairs of ``sources``, normalised, one a (english, foreign) string."""
     found = Prepared([])
     seen: set[tuple[str, str]] = set()
@@ -221,7 +221,7 @@ def _read(sources: Sequence[str], language: Language, origin: Origin) -> Prepare
     return found
 
 
-def _cleaned(raw: Pair, file: str, normalise: Callable[[str], str], origin: Origin) -> Pair:
+def _cleaned(raw: Pair, file: str, normalise: Callable[[str], str], origin: Given) -> Pair:
     # A reader that knows no source gives the name of the file.
     source = raw.source if raw.source not in (UNKNOWN, file) else origin.source or file
     licence = origin.licence if origin.licence and raw.licence == UNKNOWN else raw.licence
@@ -234,9 +234,10 @@ def _check_scripts(rows: Sequence[Pair], language: Language) -> None:
         seen = shares[0][0].title() if shares else "no script"
         wanted = ", ".join(script.title() for script in language.scripts)
         raise LlinkError(
-            "E227", f"None of the texts is in {wanted}; most are in {seen}.",
+            "E227",
+            f"None of the texts is in {wanted}; most are in {seen}.",
             "Check which column is which, or give --script.",
-        )  # fmt: skip
+        )
 
 
 def _files(prepared: Prepared) -> list[tuple[str, list[Pair]]]:

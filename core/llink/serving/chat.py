@@ -45,9 +45,10 @@ def turns(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
     roles = [role for role, _ in conversation]
     if "system" in roles[1:] or roles[-1] != "user":
         raise LlinkError(
-            "E517", "A conversation ends with a turn of the user, and a system turn can only be its first.",
+            "E517",
+            "A conversation ends with a turn of the user, and a system turn can only be its first.",
             f"The roles here are: {', '.join(roles)}.",
-        )  # fmt: skip
+        )
     return conversation
 
 

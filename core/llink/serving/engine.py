@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from llink import plugins
 from llink.adapter.lora import LoraSwitch
+from llink.adapter.prompt import BATCH
 from llink.errors import LlinkError
 from llink.interfaces import Decoder, Encoder
 from llink.plugins import Selected
@@ -27,7 +28,6 @@ from llink.store.registry import load_registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-BATCH = 16
 Named = str | Selected | None
 """A language by code or name, ``CODE@NAME``, ``auto``; None for the bare decoder."""
 

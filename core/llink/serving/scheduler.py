@@ -27,11 +27,27 @@ from llink.interfaces import Decoder
 from llink.serving.constrained import Known, KnownDigits
 
 OPTIONS = (
-    "bad_words_ids", "begin_suppress_tokens", "do_sample", "early_stopping", "epsilon_cutoff", "eta_cutoff",
-    "exponential_decay_length_penalty", "length_penalty", "min_new_tokens", "min_p", "no_repeat_ngram_size", "num_beams",
-    "renormalize_logits", "repetition_penalty", "sequence_bias", "suppress_tokens", "temperature", "top_k", "top_p",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "do_sample",
+    "early_stopping",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "exponential_decay_length_penalty",
+    "length_penalty",
+    "min_new_tokens",
+    "min_p",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "renormalize_logits",
+    "repetition_penalty",
+    "sequence_bias",
+    "suppress_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
     "typical_p",
-)  # fmt: skip
+)
 """Options of transformers' ``generate`` that a request may bring; the others are the engine's to set."""
 QUEUE = 1024
 """Rows that may wait; a request over that is refused at once rather than served late."""
@@ -159,9 +175,7 @@ class Terms:
 
 def late() -> LlinkError:
     """What a request fails with whose time is up."""
-    return LlinkError(
-        "E514", "The answer took longer than its timeout.", "Allow more time, or ask for fewer tokens."
-    )  # fmt: skip
+    return LlinkError("E514", "The answer took longer than its timeout.", "Allow more time, or ask for fewer tokens.")
 
 
 Batch = list[tuple[Request, Row]]
@@ -208,9 +222,10 @@ class Scheduler:
             # A request that is larger than the queue can only ever go into an empty one.
             if waiting and waiting + len(request.rows) > self._limit:
                 raise LlinkError(
-                    "E513", f"{waiting} texts are waiting already; {self._limit} is the limit.",
+                    "E513",
+                    f"{waiting} texts are waiting already; {self._limit} is the limit.",
                     "Try again later, or load the engine with a larger max_queue.",
-                )  # fmt: skip
+                )
             self._waiting.append(request)
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="llink-decoder", daemon=True)
@@ -310,8 +325,14 @@ class Scheduler:
             rules.append(LoopGuard(self._decoder, guarded))
         with self._switch.using([row.lora for _, row in batch]):
             out = generate_ids(
-                self._decoder, embeds, mask, limit, stopping_criteria=[watch], logits_processor=rules, **batch[0][0].options
-            )  # fmt: skip
+                self._decoder,
+                embeds,
+                mask,
+                limit,
+                stopping_criteria=[watch],
+                logits_processor=rules,
+                **batch[0][0].options,
+            )
         for (request, row), ids in zip(batch, out, strict=True):
             if self.closed and not row.done:
                 request.give_up()

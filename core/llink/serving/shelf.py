@@ -223,9 +223,10 @@ class Shelf:
 
     def _full(self, name: str, size: int) -> LlinkError:
         return LlinkError(
-            "E512", f"There is no room for the {name} adapter" + (f" ({size / 1e6:.1f} MB)." if size else "."),
+            "E512",
+            f"There is no room for the {name} adapter" + (f" ({size / 1e6:.1f} MB)." if size else "."),
             "Raise max_resident or max_bytes, or remove a language.",
-        )  # fmt: skip
+        )
 
     def stats(self) -> dict[str, Any]:
         """Bytes and users of each adapter, and how often one was used, loaded and dropped."""

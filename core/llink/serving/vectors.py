@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from llink.adapter.prompt import BATCH
 from llink.errors import LlinkError
 from llink.features.teacher import TeacherEncoder
 from llink.language.text import normalise
 from llink.recipe import Teacher
 from llink.serving.reader import Reader
 from llink.serving.shelf import Resident
-
-BATCH = 16
 
 
 def slots(reader: Reader, texts: Sequence[str], resident: Resident) -> Tensor:

@@ -86,9 +86,10 @@ class Endpoint:
             except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError) as error:
                 reason = f"not a chat endpoint's reply ({type(error).__name__})"
         raise LlinkError(
-            "E526", f"The {self.role} {self.name} cannot be asked: {reason.rstrip('.')}.",
+            "E526",
+            f"The {self.role} {self.name} cannot be asked: {reason.rstrip('.')}.",
             f"Check the address, the model and {self.variable}, then run again: {self.kept} so far are kept.",
-        )  # fmt: skip
+        )
 
     def _post(self, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(

@@ -92,9 +92,10 @@ def _load(
             raise  # ``Engine.load`` says what is wrong with it
         said = " ".join(str(error).split())[:300]
         raise LlinkError(
-            "E115", f"{stored.name} in {stored.path} cannot be loaded: {type(error).__name__}: {said}.",
+            "E115",
+            f"{stored.name} in {stored.path} cannot be loaded: {type(error).__name__}: {said}.",
             "Correct its options or its files; LLINK_DEBUG=1 shows the traceback.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype:

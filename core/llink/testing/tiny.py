@@ -35,9 +35,17 @@ def xlm_roberta(folder: Path, texts: Sequence[str]) -> Path:
     """An ``XLMRobertaModel`` with a tokenizer of ``texts``."""
     size = unigram_tokenizer(folder, texts)
     config = XLMRobertaConfig(
-        vocab_size=size, hidden_size=32, num_hidden_layers=LAYERS, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=514, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=size,
+        hidden_size=32,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
     return save_model(folder, XLMRobertaModel, config)
 
 
@@ -72,9 +80,14 @@ def chatml_tokenizer(folder: Path, texts: Sequence[str]) -> int:
     """SmolLM2's tokenizer in small, written to ``folder``; returns its size."""
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<foreign_emb>"]
     return save_tokenizer(
-        folder, byte_level(specials, texts), bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>",
-        unk_token="<|endoftext|>", chat_template=CHATML,
-    )  # fmt: skip
+        folder,
+        byte_level(specials, texts),
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        chat_template=CHATML,
+    )
 
 
 def byte_level(specials: list[str], texts: Sequence[str]) -> Tokenizer:
@@ -97,10 +110,18 @@ def byte_level(specials: list[str], texts: Sequence[str]) -> Tokenizer:
 def decoder_sizes(vocabulary: int, bos: int, eos: int | list[int]) -> dict[str, Any]:
     """The configuration of a decoder that is as small as can be."""
     return {
-        "vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 1024,
-        "tie_word_embeddings": True, "bos_token_id": bos, "eos_token_id": eos, "pad_token_id": None,
-    }  # fmt: skip
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "bos_token_id": bos,
+        "eos_token_id": eos,
+        "pad_token_id": None,
+    }
 
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer, **names: str) -> int:

@@ -13,6 +13,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llink.errors import LlinkError
+from llink.home import drafted
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
+    """Write tensors to a file beside ``path``, then rename it over; E406 when that cannot be."""
+    try:
+        with drafted(path, path.with_name(f".{path.name}.new")) as draft:
+            ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(ready, draft, metadata=dict(about) if about else None)
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())  # or a power cut could leave the new name with none of its bytes
+    except (OSError, SafetensorError) as error:
+        raise LlinkError(
+            "E406", f"{path} cannot be written: {error}.", "Free some space and go on with --resume."
+        ) from error
 
 
 class Checkpoint:
@@ -46,17 +61,7 @@ class Checkpoint:
         tensors = {k: whole(v.detach()).to("cpu").contiguous() for k, v in tensors.items()}
         if not write:
             return
-        draft = path.with_name(f".{path.name}.new")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, draft, metadata={"step": str(step)})
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())  # or a power cut could leave the new name with none of its bytes
-            os.replace(draft, path)
-        except (OSError, SafetensorError) as error:
-            raise LlinkError(
-                "E406", f"{path} cannot be written: {error}.", "Free some space and go on with --resume."
-            ) from error
+        write_tensors(path, tensors, {"step": str(step)})
 
     def load(self, path: Path) -> int:
         """Take up the state in ``path`` and return the step to go on from; 0 where there is none.
@@ -78,9 +83,10 @@ class Checkpoint:
             self.tensors = {k: state[f"extra/{k}"] for k in self.tensors}
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             raise LlinkError(
-                "E403", f"Checkpoint {path} does not fit this run ({' '.join(str(error).split())[:120]}).",
+                "E403",
+                f"Checkpoint {path} does not fit this run ({' '.join(str(error).split())[:120]}).",
                 "Use the same recipe, or another --out.",
-            ) from error  # fmt: skip
+            ) from error
         return step
 
 

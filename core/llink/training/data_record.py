@@ -44,9 +44,10 @@ def check_data(
         before = read_json(out / FILE)
         if before and before != now and _begun(out):
             raise LlinkError(
-                "E410", f"The data of the run in {out} changed since it began: {_changes(before, now)}.",
+                "E410",
+                f"The data of the run in {out} changed since it began: {_changes(before, now)}.",
                 "Go on with the data it began with, or begin anew in another --out.",
-            )  # fmt: skip
+            )
         write_json(out / FILE, now)
     accelerator.wait_for_everyone()
 

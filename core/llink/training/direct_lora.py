@@ -9,24 +9,24 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from peft import PeftModel, set_peft_model_state_dict
 from torch import Tensor
 
 from llink import plugins
-from llink.adapter.files import MANIFEST, lora_weights
+from llink.adapter.files import MANIFEST
 from llink.adapter.lora import Lora, LoraSwitch
+from llink.adapter.lora_files import lora_weights
 from llink.adapter.prompt import TASKS, build
 from llink.adapter.scoring import answer_losses, embedded
 from llink.adapter.slots import in_batches
-from llink.data.instruct import read_instructions
-from llink.data.pairs import Pair, dev_pairs, english_text, training_pairs
+from llink.data.pairs import Pair
 from llink.errors import LlinkError
 from llink.home import read_json, write_json
 from llink.interfaces import Decoder
@@ -34,11 +34,13 @@ from llink.progress import track
 from llink.recipe import Recipe, StageB
 from llink.store.models import load_decoder
 from llink.training import trackers
-from llink.training.data_record import check_data
-from llink.training.loop import Log, Measure, Part, Stage, accelerator_for, fit, warmup_cosine, whole_batch
-from llink.training.run import claim, training_examples
-from llink.training.run_folder import RunFolder
-from llink.training.stage_b import Example, add_lora, sharded_blocks, task_batches
+from llink.training.context import Context, Measure
+from llink.training.data import TrainingData
+from llink.training.examples import Example, training_examples
+from llink.training.loop import PartLoss, Schedule, fit
+from llink.training.parts import Part, accelerator_for, place_of
+from llink.training.run_folder import RunFolder, claim
+from llink.training.with_decoder import WithDecoder, add_lora, schedule_of
 
 NAME = "direct-lora"
 ABOUT = "metrics.json"
@@ -83,23 +85,17 @@ def train(
     folder = out / NAME
     if folder.exists():
         return folder
-    pairs = training_pairs(recipe.data, data, language.normalise)
-    english, _ = english_text(recipe.data, data, language.normalise, pairs)
-    dev = {name: dev_pairs(recipe.data, data, name, language.normalise).rows for name in recipe.data.dev}
+    read = TrainingData.read(recipe, data, language, out, accelerator)
+    dev = read.dev
     first = {name: rows[: recipe.dev_examples] for name, rows in dev.items()}
-    instructions, about_them = read_instructions(recipe.data, data, language.normalise)
-    accelerator.print(f"Training data: {pairs.summary()}" + (f"; {about_them}" if instructions else ""), flush=True)
-    check_data(out, accelerator, pairs=pairs.rows, english=english, instructions=instructions, dev=dev)
     with RunFolder(out, accelerator, recipe.model_dump(mode="json")) as run:
-        device = str(accelerator.device) if recipe.device == "auto" else recipe.device
         with run.timed("load"), accelerator.local_main_process_first():  # which fetches it
-            decoder = load_decoder(
-                recipe.decoder.name, device=device, dtype=None if recipe.dtype == "auto" else recipe.dtype,
-                **recipe.decoder.options,
-            )  # fmt: skip
+            place = place_of(recipe, accelerator)
+            decoder = load_decoder(recipe.decoder.name, **place, **recipe.decoder.options)
         with_english = recipe.stage_a.english_side or recipe.stage_b.english_share > 0
         with accelerator.main_process_first():  # which lets the decoder answer, and keeps the answers
-            examples = training_examples(recipe, decoder, pairs.rows, english if with_english else None, instructions)
+            english = read.english if with_english else None
+            examples = training_examples(recipe, decoder, read.pairs.rows, english, read.instructions)
         # English in, the same English out teaches slots; a decoder that reads the English itself would only copy.
         examples = [example for example in examples if example.text != example.english]
         torch.manual_seed(recipe.seed)
@@ -114,15 +110,17 @@ def train(
                 lora,
                 examples,
                 recipe.stage_b,
-                seed=recipe.seed,
-                accelerator=accelerator,
+                Context(
+                    accelerator,
+                    recipe.seed,
+                    recipe.checkpoint_every,
+                    out / "checkpoints" / f"{NAME}.safetensors",
+                    run.log,
+                    run.seen,
+                ),
                 seconds=None if minutes is None else 60 * minutes,
                 dev=lambda: {f"{name}.right": loss(decoder, rows) for name, rows in first.items() if rows},
                 last=lambda: {name: {"right": loss(decoder, rows[:FINAL_DEV])} for name, rows in dev.items()},
-                every=recipe.checkpoint_every,
-                checkpoint=out / "checkpoints" / f"{NAME}.safetensors",
-                log=run.log,
-                seen=run.seen,
             )
         trained = {key: before.get(key, 0) + value for key, value in trained.items()}
         about = {
@@ -163,23 +161,18 @@ def train_direct_lora(
     lora: PeftModel,
     examples: Sequence[Example],
     config: StageB,
+    context: Context,
     *,
-    seed: int,
-    accelerator: Accelerator,
     seconds: float | None = None,
     dev: Measure = dict,
     last: Measure = dict,
-    every: int = 500,
-    checkpoint: Path | None = None,
-    log: Log = lambda _: None,
-    seen: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Train the LoRA in place; only target tokens count in the loss.
 
     Args:
         config: of stage B: ``examples``, ``batch``, ``accumulation``, ``lr_lora``, ``warmup``, ``weight_decay``, ``clip``.
         seconds: train for this long, however many examples that is; the learning rate follows the clock then.
-        dev, last, log, seen: as for ``train_stage_b``.
+        dev, last: as for ``train_stage_b``.
 
     Returns:
         ``examples`` seen and ``seconds`` taken; and what ``last`` measured.
@@ -187,61 +180,44 @@ def train_direct_lora(
     Raises:
         LlinkError: E402 when the loss is not finite.
     """
-    size = whole_batch(config.batch, config.accumulation, accelerator)
-    done = fit(
-        _DirectLora(decoder, lora, examples, config, seed, size),
-        accelerator=accelerator,
-        seed=seed,
-        size=size,
-        accumulation=config.accumulation,
-        steps=max(1, config.examples // size),
-        schedule=lambda step, of: warmup_cosine(step, of, config.warmup),
-        weight_decay=config.weight_decay,
-        clip=config.clip,
-        seconds=seconds,
-        every=every,
-        checkpoint=checkpoint,
-        dev=dev,
-        last=last,
-        log=log,
-        seen=seen,
-    )
-    trained = {"examples": done.steps * size, "seconds": round(done.seconds, 1)}
-    log({"stage": NAME, "step": done.steps, **trained})
+    schedule = schedule_of(config, context.accelerator)
+    schedule = replace(schedule, steps=max(1, schedule.steps))
+    stage = ReadsText(decoder, lora, examples, config, schedule, context.seed)
+    done = fit(stage, context, dev=dev, last=last, seconds=seconds)
+    trained = {"examples": done.steps * schedule.size, "seconds": round(done.seconds, 1)}
+    context.log({"stage": NAME, "step": done.steps, **trained})
     return trained, done.measured
 
 
-class _DirectLora(Stage):
+class ReadsText(WithDecoder):
     """The decoder's cross-entropy given the raw text."""
 
     name, label, cure = NAME, "Direct LoRA", "Lower its learning rate, stage_b.lr_lora."
     shares = False
 
     def __init__(
-        self, decoder: Decoder, lora: PeftModel, examples: Sequence[Example], config: StageB, seed: int, batch: int
+        self,
+        decoder: Decoder,
+        lora: PeftModel,
+        examples: Sequence[Example],
+        config: StageB,
+        schedule: Schedule,
+        seed: int,
     ) -> None:
-        super().__init__()
-        self.lora, self._no_split_modules = lora, sharded_blocks(decoder)
-        self.decoder, self.rows, self.config, self.seed, self.batch = decoder, examples, config, seed, batch
+        super().__init__(decoder, lora, examples, config.lr_lora, schedule, seed)
         self.prompts = [build(decoder, e.instruction, text=e.whole) for e in examples]
         most = config.max_target_tokens
         self.targets = [[*decoder.tokenize(e.target)[: most * len(e.passages)], decoder.end_of_turn] for e in examples]
-        self._step = 0
 
-    def groups(self) -> list[dict[str, Any]]:
-        return [{"params": [p for p in self.lora.parameters() if p.requires_grad], "lr": self.config.lr_lora}]
+    def lengths(self) -> list[int]:
+        return [len(p.ids) + len(t) for p, t in zip(self.prompts, self.targets, strict=True)]
 
-    def batches(self, size: int, first: int) -> Iterator[list[int]]:
-        lengths = [len(p.ids) + len(t) for p, t in zip(self.prompts, self.targets, strict=True)]
-        return task_batches(self.rows, lengths, size, self.seed, first)
-
-    def loss(self, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        self._step = part.step
+    def loss(self, part: Part) -> PartLoss:
         answers = [self.targets[i] for i in part.rows]
         prompts = embedded(self.decoder, [self.prompts[i] for i in part.rows])
         nats, _ = answer_losses(self.decoder, prompts, answers)
         tokens = sum(len(self.targets[i]) for i in part.batch)
-        return nats.sum() * (part.count * part.weight / tokens), {}
+        return PartLoss(nats.sum() * (part.count * part.weight / tokens), {})
 
     def pieces(self, part: Part) -> list[Part]:
         longest = max(len(self.prompts[i].ids) + len(self.targets[i]) for i in part.batch)
@@ -249,12 +225,6 @@ class _DirectLora(Stage):
 
     def size(self, part: Part) -> tuple[int, int]:
         return len(part.rows), sum(len(self.prompts[i].ids) + len(self.targets[i]) for i in part.rows)
-
-    def numbers(self) -> dict[str, float]:
-        return {"examples": (self._step + 1) * self.batch}
-
-    def examples(self, part: Part) -> list[dict[str, str]]:
-        return [{"text": e.whole, "task": e.task, "target": e.target} for e in (self.rows[i] for i in part.rows)]
 
 
 @torch.inference_mode()
@@ -315,9 +285,10 @@ def read_about(folder: Path, decoder: Decoder | None = None) -> dict[str, Any]:
         )
     if decoder and about.get("decoder_fingerprint") != decoder.fingerprint:
         raise LlinkError(
-            "E527", f"The baseline in {folder} was trained on '{about.get('decoder')}', not on '{decoder.name}'.",
+            "E527",
+            f"The baseline in {folder} was trained on '{about.get('decoder')}', not on '{decoder.name}'.",
             f"Train one for it: llink train {about.get('language', 'CODE')} --baseline {NAME}",
-        )  # fmt: skip
+        )
     return about
 
 

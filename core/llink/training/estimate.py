@@ -1,253 +1,431 @@
-"""What a training run will take: a few real steps of every part on this machine, multiplied."""
+"""What a recipe takes on a device that need not be at hand: parameters, FLOPs, memory and time, from configs alone.
+
+The models are built on torch's meta device, where they have shapes and no numbers, so every count is that of the real
+modules. ``llink.training.trial`` measures real steps on this machine instead; which parts a run has, and of how many
+steps, is the same for both, ``steps_of``.
+
+FLOPs are those of ``llink.training.shapes``: a frozen layer that a gradient passes through costs 4 a weight and token, a
+trained one 6; utilisation is as in arXiv 2204.02311, appendix B. Time is FLOPs by the stated share of the peak, or what launching the kernels takes, or reading the weights for each
+generated token, whichever is longer. The last two are rough.
+"""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain, cycle, islice
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch.nn import functional as F
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
 
-from llink import plugins
 from llink.adapter.bridge import Bridge
-from llink.adapter.losses.info_nce import InfoNCE
-from llink.data.instruct import distil
-from llink.data.pairs import Pair, share
-from llink.features.cache import BATCH_TOKENS, FeatureCache, token_batches
-from llink.interfaces import Decoder, Encoder
-from llink.progress import track
+from llink.adapter.prompt import BATCH
+from llink.errors import unknown_name
+from llink.features.cache import BATCH_TOKENS
+from llink.interfaces import ATTENTION_AND_MLP
 from llink.recipe import Injection, Recipe
-from llink.training.machine import peak_memory
-from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b, whole_steps, with_values
-from llink.training.warm_start import train_warm_start
+from llink.training.shapes import Shape, build_blank
+from llink.training.with_decoder import add_lora, whole_steps
 
-ASSUMED_PAIRS = 20_000
-SAMPLE = 64
-FEW = 16
-STEPS = 3
 FINAL_DEV = 200
 """Pairs of each dev set that a run measures the usage gap on at its end."""
 TRAINED_BYTES = 16
 """A trained number, its gradient and AdamW's two moments, all float32."""
+MFU = 0.35
+"""Share of the peak that large matrix products reach in ordinary training code; an assumption."""
+LAUNCH = 10e-6
+"""Seconds to launch one kernel from Python; an assumption."""
+KERNELS = 3
+"""Kernels a leaf module runs forward; twice as many backward; an assumption."""
+GENERATED = 32
+"""Tokens of a self-distilled answer; an assumption."""
+LOGIT_BYTES = 12
+"""Of one logit in the loss, beside the logit itself: as float32, its log-softmax, its gradient."""
+CONTEXT = 1.0e9
+"""CUDA's own memory and what its allocator leaves unused; an assumption."""
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What a run takes.
+class Device:
+    """Peak FLOP/s in a number format, memory in bytes and its bandwidth in bytes a second."""
+
+    name: str
+    about: str
+    memory: float
+    bandwidth: float
+    source: str
+    fp32: float
+    bf16: float | None = None
+
+    def peak(self, dtype: str) -> float:
+        """FLOP/s in ``bfloat16`` or ``float32``."""
+        return self.bf16 if dtype == "bfloat16" and self.bf16 else self.fp32
+
+    def dtype(self, wanted: str) -> str:
+        """The number format of a recipe's ``dtype`` here."""
+        return "bfloat16" if self.bf16 and wanted != "float32" else "float32"
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What configs do not tell: how much text there is, in tokens. Those of the verbatim channel count in memory alone.
 
     Attributes:
-        pairs: training pairs that it is made for.
-        assumed: whether their number is made up, because there is no training data yet.
-        seconds: by part of the run; what the feature cache holds already is not counted.
-        bytes: ``weights`` of the frozen models, ``trained`` numbers with gradient and optimiser, ``peak`` memory
-            as measured (0 where the system cannot say), ``cache`` of features on disk.
-        device, dtype: where and in which number format it was measured.
-        cpu_share: what share of its cores this process got meanwhile; less than 1 means a busy machine (or a GPU).
+        foreign: encoder tokens of a text.
+        english: decoder tokens of its English.
+        prefix: decoder tokens of a prompt before the slots, the same for all rows of a batch. suffix: those behind.
+        pairs: how many training pairs there are, at most ``data.max_pairs``.
     """
 
-    pairs: int
-    assumed: bool
-    seconds: dict[str, float]
-    bytes: dict[str, int]
-    device: str
+    foreign: float = 48
+    english: float = 24
+    prefix: int = 32
+    suffix: int = 8
+    pairs: int = 100_000
+
+
+@dataclass(frozen=True)
+class PartEstimate:
+    """A part of a run: FLOPs and seconds in all, and which of ``compute``, ``launches`` or ``bandwidth`` bounds it."""
+
+    name: str
+    steps: int
+    flops: float
+    seconds: float
+    bound: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes a device holds at the peak of a stage, and the largest batch a device could have (0: not even one row)."""
+
+    stage: str
+    batch: int
+    weights: float
+    trained: float
+    activations: float
+    total: float
+    fits: bool
+    largest: int
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """All that is known of a run beforehand."""
+
+    recipe: str
+    device: Device
+    devices: int
     dtype: str
-    cpu_share: float
+    mfu: float
+    lengths: Lengths
+    parameters: dict[str, int]
+    """Of encoder (up to the layer that is read), decoder, projector, injector, LoRA."""
+    trainable: dict[str, int]
+    """By stage."""
+    parts: list[PartEstimate]
+    memory: list[Memory]
 
 
-@dataclass
-class Trial:
-    """A recipe with its models and a sample of its text, to be tried for a few steps.
+@cache
+def devices() -> dict[str, Device]:
+    """Devices by name."""
+    known = yaml.safe_load(Path(__file__).with_name("devices.yaml").read_text(encoding="utf-8"))
+    return {name: Device(name=name, **facts) for name, facts in known.items()}
+
+
+def device(name: str, peak: float | None = None, memory: float | None = None) -> Device:
+    """A device by name, its peak FLOP/s (in either number format) and bytes of memory replaced where they are given.
+
+    Raises:
+        LlinkError: E231 for an unknown one.
+    """
+    if name not in devices():
+        raise unknown_name("E231", "device", name, devices())
+    found = devices()[name]
+    if peak:
+        found = replace(found, bf16=peak if found.bf16 else None, fp32=peak)
+    return replace(found, memory=memory) if memory else found
+
+
+@dataclass(frozen=True)
+class Work:
+    """A part of a run by its steps, or by what it makes, and the dev pairs that it is measured on."""
+
+    steps: int
+    dev: int = 0
+
+
+def steps_of(recipe: Recipe, texts: float) -> dict[str, Work]:
+    """The parts of a run that go in steps, in order; of self-distillation the answers are counted.
 
     Args:
-        sample: pairs whose features are in the cache.
-        texts: how many texts stage A and the warm start will see in an epoch.
+        texts: that stage A and the warm start see in an epoch.
+    """
+    a, warm = recipe.stage_a, recipe.warm_start
+    found = {"stage A": Work(max(1, round(a.epochs * math.ceil(texts / a.batch))))}
+    if warm.epochs:
+        found["warm start"] = Work(round(warm.epochs * math.ceil(texts / warm.batch)))
+    if recipe.stage_b.distilled and recipe.stage_b.examples and not recipe.data.instructions:
+        found["self-distillation"] = Work(recipe.stage_b.distilled)
+    for name, config in injections(recipe).items():
+        if steps := whole_steps(config, config.batch):
+            often = 1 + steps // recipe.checkpoint_every
+            found[f"stage {name}"] = Work(steps, len(recipe.data.dev) * (FINAL_DEV + recipe.dev_examples * often))
+    return found
+
+
+def injections(recipe: Recipe) -> dict[str, Injection]:
+    """Stage B, and stage C where the recipe has one."""
+    return {"B": recipe.stage_b, **({"C": recipe.stage_c} if recipe.stage_c.examples else {})}
+
+
+class Plan:
+    """A recipe with its models as blank shapes, to be asked for FLOPs and bytes.
+
+    Args:
+        device: where it is to run. count: how many of them, each with its share of the batch.
+        lengths: of the text.
     """
 
-    recipe: Recipe
-    encoder: Encoder
-    decoder: Decoder
-    cache: FeatureCache
-    accelerator: Accelerator
-    sample: list[Pair]
-    texts: float
+    def __init__(self, recipe: Recipe, device: Device, count: int = 1, lengths: Lengths | None = None) -> None:
+        self.recipe, self.device, self.count, self.lengths = recipe, device, count, lengths or Lengths()
+        self.dtype = device.dtype(recipe.dtype)
+        self.width = 2 if self.dtype == "bfloat16" else 4
+        self.encoder = Shape.of(build_blank(recipe.encoder, "encoder"))
+        decoder = build_blank(recipe.decoder, "decoder")
+        present = {name.rsplit(".", 1)[-1] for name, _ in decoder.named_modules()}
+        targets = tuple(name for name in ATTENTION_AND_MLP if name in present)
+        self.bare = Shape.of(decoder)
+        blank: Any = SimpleNamespace(model=decoder, lora_targets=targets)
+        self.decoder = Shape.of(add_lora(blank, recipe.stage_b))
+        with torch.device("meta"):
+            self.bridge = Bridge(self.encoder.width, self.decoder.width, recipe.projector, recipe.injector, 1.0)
+        self.slots = recipe.injector.most
+        self.pairs = min(self.lengths.pairs, recipe.data.max_pairs or self.lengths.pairs)
+        self.injections = injections(recipe)
+        shares = [config.english_share for config in self.injections.values()]
+        self.with_english = recipe.stage_a.english_side or max(shares) > 0
+        self.inputs = self.pairs * (2 if recipe.stage_a.english_side else 1) + self._general
 
-    def __post_init__(self) -> None:
-        self.bridge = Bridge.create(self.encoder, self.decoder, self.recipe.projector, self.recipe.injector)
+    @property
+    def _general(self) -> int:
+        return self.recipe.data.max_english if self.with_english and self.recipe.data.english else 0
 
-    def stage_a(self) -> float:
-        """Seconds of stage A: forward, backward and update of the projector against a full queue."""
-        config, device = self.recipe.stage_a, self.accelerator.device
-        sizes = {"encoder_size": self.encoder.hidden_size, "decoder_size": self.decoder.hidden_size}
-        options = self.recipe.projector
-        projector = (
-            plugins.projector(options.kind).make(hidden=options.hidden, dropout=options.dropout, **sizes).to(device)
-        )
-        optimizer, loss = torch.optim.AdamW(projector.parameters()), InfoNCE()
-        inputs = torch.randn(config.batch, self.encoder.hidden_size, device=device)
-        teacher = torch.randn(config.batch, self.decoder.hidden_size, device=device)
-        queue = F.normalize(torch.randn(config.queue, self.decoder.hidden_size, device=device), dim=-1)
+    def bridge_flops(self, rows: int, part: str = "injector") -> float:
+        """FLOPs of a forward pass of the projector or the injector, counted by torch on the meta device."""
+        module = getattr(self.bridge, part)
+        with torch.device("meta"), torch.no_grad():
+            inputs = [torch.empty(rows, self.encoder.width if part == "projector" else self.decoder.width)]
+            if part == "injector":
+                tokens = max(1, round(self.lengths.foreign))
+                mask = torch.ones(rows, tokens, dtype=torch.bool)
+                inputs += [torch.empty(rows, tokens, self.encoder.width), mask]
+            with FlopCounterMode(display=False) as counter:
+                module(*inputs)
+        return float(counter.get_total_flops())
 
-        def step() -> float:
-            value = loss(
-                student=projector(inputs), teacher=teacher, temperature=0.1, queue=queue, hardest=config.hardest
+    def encode_flops(self) -> float:
+        """One pass of the frozen encoder over every text."""
+        texts = [
+            (self.pairs, self.lengths.foreign),
+            (self.pairs * self.with_english + self._general, self.lengths.english),
+        ]
+        return sum(count * self.encoder.forward(tokens + 2, tokens + 2) for count, tokens in texts)
+
+    def teacher_flops(self) -> float:
+        """One pass of the frozen decoder over every English text; none where the teacher is its input embeddings."""
+        if self.recipe.teacher.layer == 0:
+            return 0.0
+        tokens = self.lengths.english + (self.recipe.teacher.position == "reserved")
+        return (self.pairs + self._general * self.recipe.stage_a.english_side) * self.bare.forward(tokens, tokens)
+
+    def stage_a_step(self) -> float:
+        """FLOPs of one step of stage A: the projector, the batch's own negatives and the queue."""
+        config, size = self.recipe.stage_a, self.decoder.width
+        # The projector's own input needs no gradient.
+        unused = 2 * config.batch * self.encoder.width * self.recipe.projector.hidden
+        projector = 3 * self.bridge_flops(config.batch, "projector") - unused
+        return projector + 4 * config.batch * size * (config.batch + config.queue)
+
+    def warm_step(self) -> float:
+        """FLOPs of one step of the warm start, the decoder not in it."""
+        batch = self.recipe.warm_start.batch
+        return self.bridge_flops(batch, "projector") + 3 * self.bridge_flops(batch)
+
+    def row_tokens(self, target: float) -> float:
+        """Decoder tokens of a row behind the shared prefix, for a target of so many."""
+        return self.slots + self.lengths.suffix + target
+
+    def _decoder(self, rows: int, target: float, gradient: bool) -> float:
+        """FLOPs of the decoder on a batch whose prefix is run once."""
+        own, prefix = self.row_tokens(target), self.lengths.prefix
+        passes = [self.decoder.forward, *([self.decoder.backward] if gradient else [])]
+        stack = sum(run(rows * own, prefix + own) + run(prefix, prefix) for run in passes)
+        return stack + 2 * len(passes) * self._head * rows * (target + 1)
+
+    @property
+    def _head(self) -> int:
+        return self.decoder.head
+
+    def injection_step(self, config: Injection) -> float:
+        """FLOPs of one step of stage B or C, the usage contrast at its share; the auxiliary losses are not counted."""
+        target = min(self.lengths.english, config.max_target_tokens)
+        step = self._decoder(config.batch, target, gradient=True)
+        step += _contrast(config) * self._decoder(config.batch, target, gradient=False)
+        if config.losses.get("self_distillation_kl"):
+            whole = self.lengths.prefix + self.lengths.suffix + self.lengths.english + target
+            step += config.batch * (self.bare.forward(whole, whole) + 2 * self._head * (target + 1))
+        passes = 3 if config.lr_projector else 1
+        return step + passes * self.bridge_flops(config.batch, "projector") + 3 * self.bridge_flops(config.batch)
+
+    def parts(self, mfu: float) -> list[PartEstimate]:
+        """Every part of the run, in order."""
+        recipe, peak = self.recipe, self.device.peak(self.dtype) * self.count
+        leaves = sum(not list(m.children()) for m in self.bridge.modules())
+        small, large = leaves, leaves + self.decoder.leaves
+
+        def part(name: str, steps: int, flops: float, launches: float, reads: float = 0.0) -> PartEstimate:
+            bounds = {
+                "compute": flops / (peak * mfu),
+                "launches": steps * launches * KERNELS * LAUNCH,
+                "bandwidth": reads / (self.device.bandwidth * self.count),
+            }
+            bound = max(bounds, key=bounds.__getitem__)
+            return PartEstimate(name, steps, flops, bounds[bound], bound)
+
+        found = [
+            part(
+                "encoding",
+                math.ceil(self.inputs * self.lengths.foreign / BATCH_TOKENS),
+                self.encode_flops(),
+                self.encoder.leaves,
             )
-            value.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            return float(value.detach())
+        ]
+        if flops := self.teacher_flops():
+            found.append(
+                part(
+                    "teacher states",
+                    math.ceil(self.pairs * self.lengths.english / BATCH_TOKENS),
+                    flops,
+                    self.bare.leaves,
+                )
+            )
+        work = steps_of(recipe, self.inputs)
+        steps = work["stage A"].steps
+        # Losses, clipping and AdamW are some forty kernels more.
+        found.append(part("stage A", steps, steps * self.stage_a_step(), 3 * small + 40))
+        if "warm start" in work:
+            steps = work["warm start"].steps
+            found.append(part("warm start", steps, steps * self.warm_step(), 3 * small + 40))
+        if "self-distillation" in work:
+            count = work["self-distillation"].steps
+            prompt = self.lengths.prefix + self.lengths.suffix + self.lengths.english
+            flops = count * (self.bare.forward(prompt + GENERATED, prompt) + 2 * self._head * GENERATED)
+            steps = math.ceil(count / BATCH) * GENERATED
+            found.append(
+                part("self-distillation", steps, flops, self.bare.leaves, steps * self.bare.parameters * self.width)
+            )
+        for name, config in self.injections.items():
+            if f"stage {name}" not in work:
+                continue
+            steps, dev = work[f"stage {name}"].steps, work[f"stage {name}"].dev
+            target = min(self.lengths.english, config.max_target_tokens)
+            flops = steps * self.injection_step(config) + 3 * dev * self._decoder(1, target, gradient=False)
+            found.append(part(f"stage {name}", steps, flops, (3 + _contrast(config)) * large + 100))
+        return found
 
-        step()
-        start = time.monotonic()
-        for _ in range(STEPS):
-            step()
-        return config.epochs * math.ceil(self.texts / config.batch) * (time.monotonic() - start) / STEPS
+    def stage_a_bytes(self, batch: int) -> Memory:
+        """Memory of stage A with so many rows on a device."""
+        config, size = self.recipe.stage_a, self.decoder.width
+        projector = sum(p.numel() for p in self.bridge.projector.parameters())
+        rows = 4.0 * batch * (self.encoder.width + 4 * self.recipe.projector.hidden + 6 * size)
+        # The queue is held twice while it moves on; similarities, and their gradient.
+        queue = 8.0 * config.queue * size + 12.0 * batch * config.queue
+        return self._memory("A", batch, TRAINED_BYTES * projector, rows + queue)
 
-    def warm_start(self) -> float:
-        """Seconds of the warm start."""
-        config = self.recipe.warm_start
-        if not config.epochs:
-            return 0.0
-        some = [(p.foreign, p.english) for p in islice(cycle(self.sample), STEPS * config.batch)]
-        start = time.monotonic()
-        train_warm_start(
-            self.bridge, self.decoder, self.cache, some, config.model_copy(update={"epochs": 1.0}),
-            seed=self.recipe.seed, accelerator=self.accelerator,
-        )  # fmt: skip
-        return config.epochs * math.ceil(self.texts / config.batch) * (time.monotonic() - start) / STEPS
+    def injection_bytes(self, batch: int, config: Injection | None = None, stage: str = "B") -> Memory:
+        """Memory of stage B, or of another like it, with so many rows of the greatest length on a device."""
+        config = config or self.recipe.stage_b
+        bridge = sum(p.numel() for p in self.bridge.parameters())
+        still = 0 if config.lr_projector else sum(p.numel() for p in self.bridge.projector.parameters())
+        trained = TRAINED_BYTES * (bridge - still + self.decoder.trained) + 4 * still
+        target = config.max_target_tokens
+        logits = batch * (target + 1) * (self._head / self.decoder.width) * (LOGIT_BYTES + self.width)
+        return self._memory(stage, batch, trained, self.kept(batch, target) + logits)
 
-    def distillation(self) -> float:
-        """Seconds of making the self-distilled examples."""
-        count, some = self.recipe.stage_b.distilled, [p.english for p in self.sample[:FEW]]
-        if not (count and self.recipe.stage_b.examples) or self.recipe.data.instructions:
-            return 0.0
-        with TemporaryDirectory() as folder:
-            start = time.monotonic()
-            distil(self.decoder, some, Path(folder))
-            return count * (time.monotonic() - start) / len(some)
+    def kept(self, batch: int, target: float) -> float:
+        """Bytes that the decoder keeps for the gradient of a batch with targets of so many tokens, logits not counted."""
+        # torch's fused dropout on a GPU keeps a byte a number, that of a CPU a float32.
+        mask = 0 if not self.recipe.stage_b.lora.dropout else 4 if self.device.name == "cpu" else 1
+        own, prefix = self.row_tokens(target) + self.recipe.verbatim.tokens, self.lengths.prefix
+        rows = batch * self.decoder.saved(own, prefix + own, self.width, mask)
+        return rows + self.decoder.saved(prefix, prefix, self.width, mask)
 
-    def stage_b(self) -> float:
-        """Seconds of stage B and its dev losses. The decoder carries a LoRA afterwards."""
-        config = self.recipe.stage_b
-        count = STEPS * config.batch
-        some = [Example(p.foreign, "translate", p.english, p.english) for p in islice(cycle(self.sample), count)]
-        if self.recipe.verbatim.tokens:
-            some = with_values(some, plugins.language(self.recipe.language))
-        self.lora = add_lora(self.decoder, config)
-        start = time.monotonic()
-        train_stage_b(
-            self.bridge, self.decoder, self.lora, self.cache, some, config.model_copy(update={"examples": count}),
-            seed=self.recipe.seed, accelerator=self.accelerator, verbatim=self.recipe.verbatim,
-            every=STEPS + 1,
-        )  # fmt: skip
-        self.a_step = (time.monotonic() - start) / STEPS
-        start = time.monotonic()
-        dev_losses(self.bridge, self.decoder, self.cache, some[:FEW], verbatim=self.recipe.verbatim.tokens)
-        self.a_dev_pair = (time.monotonic() - start) / len(some[:FEW])
-        return self._injection(config)
+    def _memory(self, stage: str, batch: int, trained: float, activations: float) -> Memory:
+        weights = float(self.width * (self.encoder.parameters + self.bare.parameters))
+        total = weights + trained + activations + (0 if self.device.name == "cpu" else CONTEXT)
+        return Memory(stage, batch, weights, trained, activations, total, total <= self.device.memory, 0)
 
-    def stage_c(self) -> float:
-        """Seconds of stage C, by those of stage B: the projector, which it trains too, is small."""
-        return self._injection(self.recipe.stage_c)
-
-    def _injection(self, config: Injection) -> float:
-        """Seconds of a stage with the decoder in the loop, once ``stage_b`` has measured."""
-        steps = whole_steps(config, config.batch)
-        sets, every = len(self.recipe.data.dev), self.recipe.checkpoint_every
-        dev = sets * (FINAL_DEV + self.recipe.dev_examples * (1 + steps // every))
-        return steps * config.batch / self.recipe.stage_b.batch * self.a_step + dev * self.a_dev_pair
-
-    def trained(self) -> int:
-        """How many numbers are trained, over all stages."""
-        lora = sum(p.numel() for n, p in self.lora.named_parameters() if "lora_" in n)
-        return lora + sum(p.numel() for p in self.bridge.parameters())
+    def memory(self) -> list[Memory]:
+        """Every stage, each with the largest batch that a device could have."""
+        found = []
+        stages: list[tuple[int, Callable[[int], Memory]]] = [(self.recipe.stage_a.batch, self.stage_a_bytes)]
+        for name, config in self.injections.items():
+            stages.append((config.batch, partial(self.injection_bytes, config=config, stage=name)))
+        for batch, bytes_of in stages:
+            asked = bytes_of(math.ceil(batch / self.count))
+            found.append(replace(asked, largest=_largest(bytes_of)))
+        return found
 
 
-def estimate(
-    recipe: Recipe,
-    encoder: Encoder,
-    decoder: Decoder,
-    cache: FeatureCache,
-    pairs: Sequence[Pair],
-    general: Sequence[str],
-    accelerator: Accelerator,
-    *,
-    assumed: bool = False,
-) -> Estimate:
-    """Time and memory of the recipe on this machine. The decoder carries a LoRA afterwards.
+def _contrast(config: Injection) -> float:
+    """Share of the steps that compute the loss without slots."""
+    return 1 / config.usage_every if config.losses.get("usage_contrast") else 0.0
 
-    Args:
-        pairs: training pairs; where ``assumed``, pairs that ``ASSUMED_PAIRS`` like them are imagined from.
-        general: the recipe's general English.
+
+def _largest(bytes_of: Callable[[int], Memory]) -> int:
+    """The largest batch that fits, by bisection; 0 when no row does."""
+    low, high = 0, 1
+    while bytes_of(high).fits and high < 2**24:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if bytes_of(middle).fits else (low, middle)
+    return low
+
+
+def size(recipe: Recipe, where: Device, *, count: int = 1, mfu: float = MFU, lengths: Lengths | None = None) -> Sizing:
+    """Everything about a run of a recipe on ``count`` devices.
+
+    Raises:
+        LlinkError: E232 when a model's sizes are not known, E203 or E204 for an unknown projector or injector.
     """
-    times = ASSUMED_PAIRS / len(pairs) if assumed else 1.0
-    foreign, english = ({getattr(p, side) for p in pairs} for side in ("foreign", "english"))
-    groups = [(foreign, times * len(pairs))]
-    if recipe.stage_a.english_side or recipe.stage_b.english_share > 0:
-        groups += [(english, times * len(english)), (set(general), float(len(general)))]
-    sample = sorted(pairs, key=lambda p: share(p.english))[:SAMPLE]
-    texts = sum(count for _, count in groups)
-    start, cpu = time.monotonic(), time.process_time()
-    with track("Measuring", total=5 + (recipe.stage_c.examples > 0)) as bar:
-        speed = encoding_speed(encoder, [p.foreign for p in sample[:FEW]])
-        tokens = missing = 0.0
-        for group, count in groups:
-            mean, new = _tokens(encoder, cache, sorted(group, key=share)[: 4 * SAMPLE])
-            tokens, missing = tokens + count * mean, missing + count * mean * new
-        cache.ensure(chain.from_iterable((p.foreign, p.english) for p in sample))
-        seconds = {"encoding": missing / speed}
-        bar(1)
-        trial = Trial(recipe, encoder, decoder, cache, accelerator, sample, texts)
-        weights = sum(_bytes(getattr(model, "model", None)) for model in (encoder, decoder))
-        for part, run in (
-            ("stage A", trial.stage_a),
-            ("warm start", trial.warm_start),
-            ("self-distillation", trial.distillation),
-            ("stage B", trial.stage_b),
-            *([("stage C", trial.stage_c)] if recipe.stage_c.examples else []),
-        ):
-            seconds[part] = run()
-            bar(1)
-    return Estimate(
-        pairs=round(times * len(pairs)),
-        assumed=assumed,
-        seconds=seconds,
-        bytes={
-            "weights": weights,
-            "trained": TRAINED_BYTES * trial.trained(),
-            "peak": peak_memory(accelerator.device),
-            # bfloat16 states and pooled vector, 16 bytes of key and 8 of offset.
-            "cache": round((tokens + texts) * encoder.hidden_size * 2 + texts * 24),
+    plan = Plan(recipe, where, count, lengths)
+    parts = {
+        name: sum(p.numel() for p in getattr(plan.bridge, name).parameters()) for name in ("projector", "injector")
+    }
+    lora = plan.decoder.trained
+    parameters = {"encoder": plan.encoder.parameters, "decoder": plan.bare.parameters, **parts, "LoRA": lora}
+    trainable = {
+        "A": parts["projector"],
+        **{
+            name: parts["injector"] + lora + (parts["projector"] if config.lr_projector else 0)
+            for name, config in plan.injections.items()
         },
-        device=str(accelerator.device),
-        dtype=str(decoder.embedding_matrix().dtype).removeprefix("torch."),
-        cpu_share=(time.process_time() - cpu) / (time.monotonic() - start) / torch.get_num_threads(),
+    }
+    return Sizing(
+        recipe.name, where, count, plan.dtype, mfu, plan.lengths, parameters, trainable, plan.parts(mfu), plan.memory()
     )
 
 
-def encoding_speed(encoder: Encoder, texts: Sequence[str]) -> float:
-    """Encoder tokens a second, in batches like those of the cache."""
-    counted = sorted(zip((min(n, encoder.max_tokens) for n in encoder.count_tokens(texts)), texts, strict=True))
-    counts = [count for count, _ in counted]
-    encoder.encode([counted[0][1]])  # the first run of a model is always slow
-    start = time.monotonic()
-    for batch in token_batches(counts, BATCH_TOKENS):
-        encoder.encode([counted[i][1] for i in batch]).pooled.cpu()
-    return max(sum(counts), 1) / (time.monotonic() - start)
+def as_json(found: Sizing) -> Mapping[str, Any]:
+    """The same as plain data, with the sums."""
+    from dataclasses import asdict
 
-
-def _tokens(encoder: Encoder, cache: FeatureCache, texts: Sequence[str]) -> tuple[float, float]:
-    """Mean number of encoder tokens of a text, and the share of the texts that is not in the cache."""
-    counts = [min(n, encoder.max_tokens) for n in encoder.count_tokens(texts)]
-    return sum(counts) / max(len(texts), 1), sum(text not in cache for text in texts) / max(len(texts), 1)
-
-
-def _bytes(module: Any) -> int:
-    """Bytes of a module's parameters, 0 for what is none."""
-    return sum(p.numel() * p.element_size() for p in module.parameters()) if isinstance(module, torch.nn.Module) else 0
+    return {**asdict(found), "seconds": sum(p.seconds for p in found.parts), "flops": sum(p.flops for p in found.parts)}

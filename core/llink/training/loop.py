@@ -1,177 +1,77 @@
-"""The training loop of every stage: accelerate, schedule, checkpoints, log, and a stop where the loss is no number.
-
-A step's batch has ``batch x accumulation x processes`` rows. It is dealt out in parts, row i to part i modulo their
-number, and a part is the same whoever computes it and when: its dropout is seeded by seed, step and part. So one process
-that accumulates over two parts trains as two processes do, and a run goes on after a kill as if nothing had been.
-
-Losses are those of the whole batch, not averages over its parts. What depends on this part's rows alone is a sum, divided
-by what the whole batch has of it. Where a loss compares rows (InfoNCE), each part computes it for the whole batch, with
-the other parts' vectors as constants: the gradients of all parts add up to the gradient of the batch. Other ranks' vectors
-are gathered; those of parts that come later on this rank are computed beforehand without a gradient, as in GradCache
-(arXiv 2101.06983).
-"""
+"""The training loop of every stage: schedule, checkpoints, log, and a stop where the loss is no number."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from llink.errors import LlinkError
 from llink.home import atomic_write
 from llink.progress import track
 from llink.training.checkpoints import Checkpoint, whole
-
-Log = Callable[[dict[str, Any]], None]
-Measure = Callable[[], dict[str, Any]]
-
-
-def accelerator_for(device: str, **options: Any) -> Accelerator:
-    """The accelerator of a run.
-
-    Args:
-        device: of the recipe; ``auto`` takes a GPU where there is one.
-        options: passed on (trackers).
-    """
-    # accelerate sees several processes on a machine without a GPU only when it is told that the CPU is meant.
-    cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
-    handlers = [
-        DistributedDataParallelKwargs(broadcast_buffers=False),  # means and rotary tables never change
-        # Rank 0 alone lets the decoder answer the instructions, for hours perhaps, and the others wait.
-        InitProcessGroupKwargs(timeout=timedelta(hours=12)),
-    ]
-    return Accelerator(cpu=cpu, kwargs_handlers=handlers, **options)
+from llink.training.context import Context, Measure
+from llink.training.parts import Part, average, average_replicated, deal, part_seed
 
 
-@dataclass
-class Part:
-    """One part of a step's batch.
+@dataclass(frozen=True)
+class Schedule:
+    """How long a stage is trained, and how fast.
 
     Attributes:
-        step: from 0.
-        batch: row numbers of the whole batch, the same on all ranks.
-        number, count: which part of how many.
-        exchange: what the parts tell each other.
-        beforehand: whether this pass only finds what other parts need to know; it has no gradient.
-        only: which of the part's rows, where it goes through the model in pieces.
+        size: rows of a step's batch, over all parts (``whole_batch``). steps: how many.
+        accumulation: parts of a batch a rank.
+        warmup: share of the steps. least: of every learning rate, as a share of its highest.
     """
 
-    step: int
-    batch: Any
-    number: int
-    count: int
-    exchange: _Exchange
-    beforehand: bool = False
-    only: slice = field(default_factory=lambda: slice(None))
+    size: int
+    steps: int
+    accumulation: int = 1
+    warmup: float = 0.05
+    least: float = 0.0
+    weight_decay: float = 0.01
+    clip: float = 1.0
 
-    @property
-    def rows(self) -> Any:
-        """The row numbers of this part."""
-        return self.pick(self.batch)
-
-    def pick(self, of_batch: Any) -> Any:
-        """This part's share of what there is for each row of the batch.
-
-        In a batch of fewer rows than parts, some go through a row of another with ``weight`` 0: all ranks must do alike.
-        """
-        return of_batch[self.number :: self.count][self.only] if self.weight else of_batch[:1]
-
-    @property
-    def weight(self) -> float:
-        """0 where the part has no row of its own, else 1."""
-        return float(len(range(self.number, len(self.batch), self.count)[self.only]) > 0)
-
-    def cut(self, most: int) -> list[Part]:
-        """This part in pieces of at most so many rows, at least one; as many pieces as every other part of the batch."""
-        width, most = -(-len(self.batch) // self.count), max(1, most)
-        return [replace(self, only=slice(start, start + most)) for start in range(0, width, most)]
-
-    def join(self, name: str, own: Tensor) -> Tensor:
-        """Vectors ``[b, ...]`` of this part's rows -> those of the whole batch ``[B, ...]``, in its order.
-
-        The gradient reaches ``own``. It counts ``count`` times, because the gradients of the parts will be averaged.
-        """
-        if self.count == 1:
-            return own
-        width = -(-len(self.batch) // self.count)
-        pieces = self._pieces(name, torch.cat([own, own.new_zeros(width - len(own), *own.shape[1:])]))
-        return torch.stack(pieces, 1).flatten(0, 1)[: len(self.batch)]
-
-    def total(self, name: str, own: Tensor) -> Tensor:
-        """The sum over all parts of a number; gradient as in ``join``."""
-        own = own * self.weight
-        return own if self.count == 1 else torch.stack(self._pieces(name, own)).sum()
-
-    def known(self, name: str) -> Tensor | None:
-        """A ``total`` without gradient, where the parts have exchanged it already."""
-        pieces = self.exchange.all.get(name)
-        return None if pieces is None else torch.stack(pieces).sum()
-
-    def _pieces(self, name: str, own: Tensor) -> list[Tensor]:
-        if self.beforehand:
-            self.exchange.keep(name, own)
-            return [own] * self.count  # of no meaning yet
-        pieces = list(self.exchange(name, own))
-        if own.requires_grad:
-            own = own.view_as(own)
-            own.register_hook(lambda gradient: gradient * self.count)
-        pieces[self.number] = own
-        return pieces
+    def factor(self, step: int, of: int) -> float:
+        """What every learning rate is multiplied with."""
+        return self.least + (1 - self.least) * warmup_cosine(step, of, self.warmup)
 
 
-class _Exchange:
-    """What the parts of one step know of each other: by name one tensor a part, without gradient."""
+class PartLoss(NamedTuple):
+    """What a stage made of a part.
 
-    def __init__(self, accelerator: Accelerator, accumulation: int) -> None:
-        self.accelerator, self.accumulation = accelerator, accumulation
-        self.all: dict[str, list[Tensor]] = {}
-        self._kept: dict[str, list[Tensor]] = {}
+    Attributes:
+        loss: of the part, and ``terms``, numbers to log, such that their *averages over the parts* are those of the batch.
+        kept: what the stage takes up once the step is done, see ``Stage.stepped``.
+    """
 
-    def keep(self, name: str, own: Tensor) -> None:
-        """Keep what a pass beforehand found; when all of this rank's parts have said it, the ranks exchange it."""
-        kept = self._kept.setdefault(name, [])
-        kept.append(own.detach())
-        if len(kept) == self.accumulation:
-            self._gather(name, kept)
-
-    def __call__(self, name: str, own: Tensor) -> list[Tensor]:
-        if name not in self.all:
-            if self.accumulation > 1:
-                raise KeyError(f"no pass beforehand has found '{name}'")
-            self._gather(name, [own.detach()])
-        return self.all[name]
-
-    def _gather(self, name: str, kept: list[Tensor]) -> None:
-        ranks: Any = self.accelerator.gather(torch.stack(kept).contiguous())
-        # Part m * ranks + r is the m-th of rank r.
-        by_part = ranks.unflatten(0, (-1, self.accumulation)).transpose(0, 1).flatten(0, 1)
-        self.all[name] = list(by_part)
+    loss: Tensor
+    terms: dict[str, Tensor]
+    kept: dict[str, Tensor] = {}  # noqa: RUF012 (never changed)
 
 
 class Stage(nn.Module, ABC):
     """What the loop trains. Its sub-modules are all that the loss runs through, frozen ones included.
 
     Attributes:
-        name: in the log, and of the files.
+        name: in the log.
         label: of the progress bar and in messages.
         cure: what to do when the loss is not finite.
         log_every: steps between rows of the log.
         shares: whether a loss compares rows, so that parts must know of each other.
         state: tensors that a checkpoint keeps beside weights and optimizer.
         replicated: sub-modules that FSDP leaves whole on each rank.
+        schedule: how long it is trained, and how fast.
     """
 
     name: str
@@ -180,21 +80,22 @@ class Stage(nn.Module, ABC):
     log_every = 20
     shares = True
     state: dict[str, Tensor]
+    schedule: Schedule
     replicated: Sequence[nn.Module] = ()
     # Where FSDP cuts, by the name that accelerate reads it under.
     _no_split_modules: Sequence[str] = ()
 
-    def __init__(self) -> None:
+    def __init__(self, schedule: Schedule) -> None:
         super().__init__()
-        self.state = {}
+        self.schedule, self.state = schedule, {}
 
     def forward(self, work: Part | Callable[[], Any]) -> Any:
         """The loss of a part; or ``work()``: under FSDP the weights are in one piece only within this call."""
         return self.loss(work) if isinstance(work, Part) else work()
 
     @abstractmethod
-    def loss(self, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        """A part's loss and the numbers to log, such that their *averages over the parts* are those of the batch."""
+    def loss(self, part: Part) -> PartLoss:
+        """A part's loss; the stage is as it was before."""
 
     @abstractmethod
     def groups(self) -> list[dict[str, Any]]:
@@ -203,6 +104,9 @@ class Stage(nn.Module, ABC):
     @abstractmethod
     def batches(self, size: int, first: int) -> Iterator[Any]:
         """Endless batches of ``size`` row numbers, from number ``first``; the same on all ranks."""
+
+    def prepare(self, batch: Any, step: int) -> Any:
+        """What the parts of a batch get as ``Part.made``, made once a step."""
 
     @abstractmethod
     def examples(self, part: Part) -> list[dict[str, str]]:
@@ -217,12 +121,12 @@ class Stage(nn.Module, ABC):
         """How many examples a part has, and where that is of interest how many tokens of the decoder."""
         return (len(part.rows),)
 
-    def numbers(self) -> dict[str, float]:
+    def numbers(self, step: int) -> dict[str, float]:
         """More to log of a step."""
         return {}
 
-    def stepped(self) -> None:
-        """Called after each step of the optimizer."""
+    def stepped(self, kept: dict[str, Tensor]) -> None:
+        """Called after each step of the optimizer, with what the last part's ``PartLoss`` kept."""
 
 
 @dataclass(frozen=True)
@@ -235,108 +139,88 @@ class Trained:
 
 
 def fit(
-    stage: Stage,
-    *,
-    accelerator: Accelerator,
-    seed: int,
-    size: int,
-    accumulation: int,
-    steps: int,
-    schedule: Callable[[int, int], float],
-    weight_decay: float,
-    clip: float,
-    seconds: float | None = None,
-    every: int = 500,
-    checkpoint: Path | None = None,
-    dev: Measure = dict,
-    last: Measure = dict,
-    log: Log = lambda _: None,
-    seen: Callable[..., None] = lambda *_: None,
+    stage: Stage, context: Context, *, dev: Measure = dict, last: Measure = dict, seconds: float | None = None
 ) -> Trained:
     """Train in place, or go on with it.
 
     Args:
-        size: rows of a step's batch, over all parts (``whole_batch``).
-        schedule: (step, of how many) -> factor of every learning rate.
-        seconds: train for this long instead of ``steps``; the schedule then goes by the clock, in thousandths.
-        every: steps between checkpoints, and between calls of ``dev``, which is called at the end too.
-        checkpoint: file; training goes on from it where there is one. A batch without a finite loss is put beside it.
-        dev, last: measure in evaluation mode, on all ranks alike; ``last`` only once, when all is done.
-        log: gets rows of numbers, on all ranks.
-        seen: gets ``stage.size`` of what this rank went through, part by part.
+        dev, last: measure in evaluation mode, on all ranks alike: ``dev`` every ``context.every`` steps and at the end,
+            ``last`` only once, when all is done.
+        seconds: train for this long instead of the schedule's steps; it then goes by the clock, in thousandths.
 
     Raises:
         LlinkError: E402 when loss or gradient are not finite.
     """
-    model, optimizer = _prepare(stage, accelerator, weight_decay, accumulation)
+    accelerator, plan = context.accelerator, stage.schedule
+    model, optimizer = _prepare(stage, accelerator)
     rates = [group["lr"] for group in optimizer.param_groups]
-    trainable = [p for group in optimizer.param_groups for p in group["params"]]
-    saved = Checkpoint({stage.name: stage}, {stage.name: optimizer}, _kept(stage, 0.0))
-    step = saved.load(checkpoint) if checkpoint else 0
-    clock = _Clock(accelerator, steps, seconds, float(saved.tensors.pop("seconds")))
+    saved = Checkpoint({stage.name: stage}, {stage.name: optimizer}, _state(stage, 0.0))
+    step = saved.load(context.checkpoint) if context.checkpoint else 0
+    clock = _Clock(accelerator, plan.steps, seconds, float(saved.tensors.pop("seconds")))
     stage.state = {name: value.to(accelerator.device) for name, value in saved.tensors.items()}
-    batches = stage.batches(size, step)
+    batches = stage.batches(plan.size, step)
     with track(stage.label, total=clock.total, unit=clock.unit) as bar:
         while True:
             here, of = clock.place(step)
             bar(clock.advance())
             if here >= of:
                 break
-            stage.train()
-            factor = schedule(here, of)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            parts = _deal(next(batches), step, accelerator, accumulation)
-            if accumulation > 1 and stage.shares:
-                with torch.no_grad():
-                    for part in parts:
-                        torch.manual_seed(part_seed(seed, step, part.number))
-                        model(replace(part, beforehand=True))
-            found = []
-            for part in parts:
-                with accelerator.accumulate(model):
-                    torch.manual_seed(part_seed(seed, step, part.number))
-                    *pieces, last_piece = stage.pieces(part)
-                    with accelerator.no_sync(model) if pieces and accelerator.sync_gradients else nullcontext():
-                        before = [_through(model, piece, accelerator)[0] for piece in pieces]
-                    numbers, terms = _through(model, last_piece, accelerator)
-                    found.append(sum(before, numbers))
-                    if accelerator.sync_gradients:
-                        _average_replicated(stage, accelerator)
-                        norm = float(whole(accelerator.clip_grad_norm_(trainable, clip)))
-                        values = _average(found, accelerator)
-                        if not (math.isfinite(values[0]) and math.isfinite(norm)):
-                            raise _stop(stage, part, values[0], norm, seed, accelerator, checkpoint)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                seen(*stage.size(part))
-            stage.stepped()
+                group["lr"] = rate * plan.factor(here, of)
+            numbers = _step(stage, model, optimizer, next(batches), step, context)
             step += 1
-            done = seconds is None and step == steps
+            done = seconds is None and step == plan.steps
             if (step - 1) % stage.log_every == 0 or done:
-                row = dict(zip(("loss", *terms), values, strict=True)) | stage.numbers()
-                log({**row, "stage": stage.name, "step": step - 1})
-            if step % every == 0 and not done:
-                if checkpoint:
-                    saved.tensors = _kept(stage, clock.spent())
-                    saved.save(checkpoint, step, write=accelerator.is_main_process)
-                _log_dev(stage, step, _measure(model, accelerator, dev), log)
-    _log_dev(stage, step, _measure(model, accelerator, dev), log)
+                context.log({**numbers, **stage.numbers(step - 1), "stage": stage.name, "step": step - 1})
+            if step % context.every == 0 and not done:
+                if context.checkpoint:
+                    saved.tensors = _state(stage, clock.spent())
+                    saved.save(context.checkpoint, step, write=accelerator.is_main_process)
+                _log_dev(stage, step, _measure(model, accelerator, dev), context)
+    _log_dev(stage, step, _measure(model, accelerator, dev), context)
     measured, spent = _measure(model, accelerator, last), clock.spent()
     _release(stage, accelerator)
     return Trained(step, spent, measured)
 
 
-def _through(model: Any, part: Part, accelerator: Accelerator) -> tuple[Tensor, list[str]]:
-    """Forward and backward pass of a part; its loss and terms as one tensor, and what the terms are called."""
-    loss, terms = model(part)
-    accelerator.backward(loss)
-    return torch.stack([value.detach().float() for value in (loss, *terms.values())]), list(terms)
+def _step(stage: Stage, model: Any, optimizer: Any, batch: Any, step: int, context: Context) -> dict[str, float]:
+    """One step of the optimizer; the loss and its terms, averaged over all parts."""
+    accelerator, accumulation = context.accelerator, stage.schedule.accumulation
+    trainable = [p for group in optimizer.param_groups for p in group["params"]]
+    stage.train()
+    parts = deal(batch, stage.prepare(batch, step), step, accelerator, accumulation)
+    if accumulation > 1 and stage.shares:
+        with torch.no_grad():
+            for part in parts:
+                torch.manual_seed(part_seed(context.seed, step, part.number))
+                model(replace(part, beforehand=True))
+    found = []
+    for part in parts:
+        with accelerator.accumulate(model):
+            torch.manual_seed(part_seed(context.seed, step, part.number))
+            *pieces, last_piece = stage.pieces(part)
+            with accelerator.no_sync(model) if pieces and accelerator.sync_gradients else nullcontext():
+                before = [_through(model, piece, accelerator)[0] for piece in pieces]
+            numbers, made = _through(model, last_piece, accelerator)
+            found.append(sum(before, numbers))
+            if accelerator.sync_gradients:
+                average_replicated(stage.replicated, accelerator)
+                norm = float(whole(accelerator.clip_grad_norm_(trainable, stage.schedule.clip)))
+                values = average(found, accelerator)
+                if not (math.isfinite(values[0]) and math.isfinite(norm)):
+                    raise _stop(stage, part, values[0], norm, context)
+            optimizer.step()
+            optimizer.zero_grad()
+        context.seen(*stage.size(part))
+    stage.stepped(made.kept)
+    return dict(zip(("loss", *made.terms), values, strict=True))
 
 
-def whole_batch(batch: int, accumulation: int, accelerator: Accelerator) -> int:
-    """Rows of a step's batch: those of all parts."""
-    return batch * accumulation * accelerator.num_processes
+def _through(model: Any, part: Part, accelerator: Accelerator) -> tuple[Tensor, PartLoss]:
+    """Forward and backward pass of a part; its loss and terms as one tensor, and what it made."""
+    made: PartLoss = model(part)
+    accelerator.backward(made.loss)
+    return torch.stack([value.detach().float() for value in (made.loss, *made.terms.values())]), made
 
 
 def warmup_cosine(step: int, steps: int, warmup: float) -> float:
@@ -345,11 +229,6 @@ def warmup_cosine(step: int, steps: int, warmup: float) -> float:
     if step < ramp:
         return (step + 1) / ramp
     return 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, steps - ramp)))
-
-
-def part_seed(seed: int, step: int, number: int) -> int:
-    """What randomness begins with in a part of a step."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {step} {number}".encode()).digest()[:7], "big")
 
 
 class _Clock:
@@ -382,12 +261,12 @@ class _Clock:
         return further
 
 
-def _prepare(stage: Stage, accelerator: Accelerator, weight_decay: float, accumulation: int) -> tuple[Any, Any]:
+def _prepare(stage: Stage, accelerator: Accelerator) -> tuple[Any, Any]:
     stage.to(accelerator.device)
-    accelerator.gradient_accumulation_steps, accelerator.step = accumulation, 0
+    accelerator.gradient_accumulation_steps, accelerator.step = stage.schedule.accumulation, 0
     if accelerator.is_fsdp2:
         accelerator.state.fsdp_plugin.ignored_modules = list(stage.replicated)
-    optimizer = torch.optim.AdamW(stage.groups(), betas=(0.9, 0.98), weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(stage.groups(), betas=(0.9, 0.98), weight_decay=stage.schedule.weight_decay)
     return accelerator.prepare(stage, optimizer)
 
 
@@ -402,29 +281,6 @@ def _release(stage: Stage, accelerator: Accelerator) -> None:
     accelerator.free_memory()
 
 
-def _deal(batch: Any, step: int, accelerator: Accelerator, accumulation: int) -> list[Part]:
-    ranks, exchange = accelerator.num_processes, _Exchange(accelerator, accumulation)
-    return [
-        Part(step, batch, m * ranks + accelerator.process_index, accumulation * ranks, exchange)
-        for m in range(accumulation)
-    ]
-
-
-def _average(found: list[Tensor], accelerator: Accelerator) -> list[float]:
-    average: Any = accelerator.reduce(torch.stack(found).mean(0), "mean")
-    return average.tolist()
-
-
-def _average_replicated(stage: Stage, accelerator: Accelerator) -> None:
-    """What FSDP leaves whole, it leaves alone."""
-    if accelerator.is_fsdp2:
-        for module in stage.replicated:
-            for parameter in module.parameters():
-                if parameter.requires_grad:
-                    gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                    parameter.grad = accelerator.reduce(gradient, "mean")
-
-
 def _measure(model: Any, accelerator: Accelerator, measure: Measure) -> dict[str, Any]:
     model.eval()
     with torch.no_grad():
@@ -434,25 +290,23 @@ def _measure(model: Any, accelerator: Accelerator, measure: Measure) -> dict[str
     return found
 
 
-def _log_dev(stage: Stage, step: int, found: dict[str, Any], log: Log) -> None:
+def _log_dev(stage: Stage, step: int, found: dict[str, Any], context: Context) -> None:
     if found:
-        log({"stage": stage.name, "step": step - 1, **found})
+        context.log({"stage": stage.name, "step": step - 1, **found})
 
 
-def _kept(stage: Stage, seconds: float) -> dict[str, Tensor]:
+def _state(stage: Stage, seconds: float) -> dict[str, Tensor]:
     return {**stage.state, "seconds": torch.tensor([seconds], dtype=torch.float64)}
 
 
-def _stop(
-    stage: Stage, part: Part, loss: float, norm: float, seed: int, accelerator: Accelerator, checkpoint: Path | None
-) -> LlinkError:
+def _stop(stage: Stage, part: Part, loss: float, norm: float, context: Context) -> LlinkError:
     """The error of a step without a finite loss or gradient, its batch saved by rank 0."""
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is {norm}"
     hint = stage.cure
-    if checkpoint:
-        path = checkpoint.with_suffix(".batch.json")
+    if context.checkpoint:
+        path = context.checkpoint.with_suffix(".batch.json")
         hint += f" The batch is in {path}."
-        if accelerator.is_main_process:
+        if context.accelerator.is_main_process:
             parts = [replace(part, number=number) for number in range(part.count)]
             content = {
                 "stage": stage.name,
@@ -460,7 +314,9 @@ def _stop(
                 "loss": str(loss),
                 "gradient_norm": str(norm),
                 "parts": [
-                    {"rng": part_seed(seed, p.step, p.number), "examples": stage.examples(p)} for p in parts if p.weight
+                    {"rng": part_seed(context.seed, p.step, p.number), "examples": stage.examples(p)}
+                    for p in parts
+                    if p.weight
                 ],
             }
             atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -83,15 +83,17 @@ class Objective:
                 asks = _asks(loss)
             except Exception as error:
                 raise LlinkError(
-                    "E408", f"Loss '{name}' cannot be made: {type(error).__name__}: {' '.join(str(error).split())}.",
+                    "E408",
+                    f"Loss '{name}' cannot be made: {type(error).__name__}: {' '.join(str(error).split())}.",
                     f"Correct its plugin, or switch it off with --set {stage}.losses.{name}=0.",
-                ) from error  # fmt: skip
+                ) from error
             missing = [ask for ask, needed in asks.items() if needed and ask not in INPUTS[stage]]
             if missing:
                 raise LlinkError(
-                    "E408", f"Loss '{name}' asks for '{missing[0]}', which {stage} does not have.",
+                    "E408",
+                    f"Loss '{name}' asks for '{missing[0]}', which {stage} does not have.",
                     f"Available: {', '.join(sorted(INPUTS[stage]))}.",
-                )  # fmt: skip
+                )
             self._asks[name] = asks
         self.of_part = [name for name, asks in self._asks.items() if OF_PART & set(asks)]
         self.of_batch = [name for name in self._asks if name not in self.of_part]

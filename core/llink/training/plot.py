@@ -76,11 +76,16 @@ def draw(folder: Path) -> Path | None:
         for number, (name, points) in enumerate(series.items()):
             steps = sorted(points)
             axes.plot(
-                steps, [points[step] for step in steps], ".-" if len(steps) < 40 else "-",
-                color=COLOURS[number % len(COLOURS)], linewidth=1, label=name.removeprefix("injector."),
-            )  # fmt: skip
-        axes.set_title(f"stage {stage}, {measure}" if len(stage) == 1 else f"{stage.replace('_', ' ')}, {measure}",
-                       fontsize=9)  # fmt: skip
+                steps,
+                [points[step] for step in steps],
+                ".-" if len(steps) < 40 else "-",
+                color=COLOURS[number % len(COLOURS)],
+                linewidth=1,
+                label=name.removeprefix("injector."),
+            )
+        axes.set_title(
+            f"stage {stage}, {measure}" if len(stage) == 1 else f"{stage.replace('_', ' ')}, {measure}", fontsize=9
+        )
         axes.tick_params(labelsize=7)
         if measure == "R@1":
             axes.set_ylim(0, 1)

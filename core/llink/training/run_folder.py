@@ -18,12 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import yaml
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from llink.errors import LlinkError
-from llink.home import read_json, write_error, write_json
+from llink.home import atomic_write, read_json, sweep, write_error, write_json
+from llink.recipe import Recipe, load_recipe
 from llink.training import trackers
 from llink.training.machine import environment, gpu_peak, process_peak
 from llink.training.plot import LOG, PLOT, draw, read_log
@@ -58,6 +60,40 @@ def let_go(out: Path) -> None:
     """Undo ``hold``."""
     if lock := _held.pop(out.resolve(), None):
         lock.release()
+
+
+def claim(recipe: Recipe, out: Path, resume: bool, accelerator: Accelerator) -> None:
+    """Make the run folder on one rank, or take up the one that is there if it is the same recipe's."""
+    if accelerator.is_main_process:
+        _claim(recipe, out, resume)
+    accelerator.wait_for_everyone()
+
+
+def _claim(recipe: Recipe, out: Path, resume: bool) -> None:
+    path = out / "recipe.yaml"
+    if path.exists():
+        if not resume:
+            raise LlinkError("E404", f"{out} already holds a run.", "Go on with --resume, or choose another --out.")
+        kept = load_recipe(path)
+        if kept == recipe:
+            hold(out)
+            return
+        # Stage C is at the end: until it has begun, it may be set anew.
+        begun = any((out / name).exists() for name in ("adapter_c", "checkpoints/stage_c.safetensors"))
+        if begun or kept.model_copy(update={"stage_c": recipe.stage_c}) != recipe:
+            raise LlinkError(
+                "E404", f"The run in {out} has another recipe.", "Use the same recipe and --set, or another --out."
+            )
+    try:
+        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        hold(out)
+        for folder in (out, out / "checkpoints"):
+            sweep(folder, 0)  # nobody else is writing there
+        atomic_write(path, yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True, sort_keys=False))
+    except OSError as error:
+        raise LlinkError(
+            "E404", f"The run folder {out} cannot be made ({error.strerror}).", "Choose another --out."
+        ) from error
 
 
 @dataclass
@@ -253,8 +289,10 @@ def report(sessions: Sequence[Session]) -> list[str]:
         f"{part} {speed:,.1f} examples/s" + (f" of {tokens[part] / speed:,.0f} tokens" if part in tokens else "")
         for part, speed in total["examples_per_second"].items()
     ]
-    lines = [f"Time:   {whole}" + (f": {parts}" if parts else ""),
-             f"Memory: {total['process_bytes'] / 1e9:.1f} GB at most{gpu}"]  # fmt: skip
+    lines = [
+        f"Time:   {whole}" + (f": {parts}" if parts else ""),
+        f"Memory: {total['process_bytes'] / 1e9:.1f} GB at most{gpu}",
+    ]
     return lines + ([f"Speed:  {'; '.join(speeds)}"] if speeds else [])
 
 

@@ -9,18 +9,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
 from llink.features.cache import Vectors
 from llink.recipe import StageA
-from llink.training.loop import Log, Part, Stage, fit, warmup_cosine, whole_batch
+from llink.training.context import Context
+from llink.training.loop import PartLoss, Schedule, Stage, fit
 from llink.training.objective import Objective
+from llink.training.parts import Part, whole_batch
 
 
 @dataclass
@@ -41,53 +41,31 @@ def train_stage_a(
     projector: Any,
     data: AlignmentData,
     config: StageA,
-    *,
-    seed: int,
-    accelerator: Accelerator,
+    context: Context,
     dev: Callable[[], dict[str, float]] = dict,
-    checkpoint: Path | None = None,
-    checkpoint_every: int = 500,
-    log: Log = lambda _: None,
-    seen: Callable[[int], None] = lambda _: None,
 ) -> Any:
     """Train in place and return ``projector``.
 
+    Logged are temperature and every loss by name every 100 steps, and what ``dev`` measures.
+
     Args:
-        seed: fixes batch order and dropout.
-        dev: called every ``checkpoint_every`` steps and at the end, the projector in evaluation mode and with the
-            weights that would be kept.
-        checkpoint: file; training goes on from it where there is one.
-        log: gets ``{"step", "loss", "temperature"}`` and every loss by name every 100 steps, and what ``dev`` measures.
-        seen: gets how many examples each step took on this rank.
+        dev: called with the projector in evaluation mode and with the weights that would be kept.
 
     Raises:
         LlinkError: E402 when the loss is not finite, E408 when a loss of a plugin cannot be had.
     """
-    floor = config.min_lr / config.lr
-    size = whole_batch(config.batch, config.accumulation, accelerator)
+    size = whole_batch(config.batch, config.accumulation, context.accelerator)
     steps = max(1, round(config.epochs * math.ceil(len(data.inputs) / size)))
-    stage = _Alignment(projector, data, config, steps, seed, accelerator.device)
+    schedule = Schedule(
+        size, steps, config.accumulation, config.warmup, config.min_lr / config.lr, config.weight_decay, config.clip
+    )
+    stage = _Alignment(projector, data, config, schedule, context)
 
     def of_kept() -> dict[str, float]:
         with stage.kept():
             return dev()
 
-    fit(
-        stage,
-        accelerator=accelerator,
-        seed=seed,
-        size=size,
-        accumulation=config.accumulation,
-        steps=steps,
-        schedule=lambda step, of: floor + (1 - floor) * warmup_cosine(step, of, config.warmup),
-        weight_decay=config.weight_decay,
-        clip=config.clip,
-        every=checkpoint_every,
-        checkpoint=checkpoint,
-        dev=of_kept,
-        log=log,
-        seen=seen,
-    )
+    fit(stage, context, dev=of_kept)
     stage.keep()
     return projector
 
@@ -104,19 +82,17 @@ class _Alignment(Stage):
     name, label, cure, log_every = "a", "Stage A", "Lower stage_a.lr.", 100
 
     def __init__(
-        self, projector: Any, data: AlignmentData, config: StageA, steps: int, seed: int, device: torch.device
+        self, projector: Any, data: AlignmentData, config: StageA, schedule: Schedule, context: Context
     ) -> None:
-        super().__init__()
+        super().__init__(schedule)
         self.projector, self.replicated = projector, [projector]
-        self.data, self.config, self.steps, self.seed, self.device = data, config, steps, seed, device
+        self.data, self.config, self.seed, self.device = data, config, context.seed, context.accelerator.device
         self.objective = Objective("stage_a", config.losses)
         self.state = {
             "queue": torch.zeros(0, data.teachers.shape[1]),
             "queue_groups": torch.zeros(0, dtype=torch.long),
         }
         self.start = self._weights() if config.start_share else {}
-        self.temperature = config.temperature[0]
-        self._new: dict[str, Tensor] = {}
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.projector.parameters()), "lr": self.config.lr}]
@@ -124,26 +100,32 @@ class _Alignment(Stage):
     def batches(self, size: int, first: int) -> Iterator[Tensor]:
         return epoch_batches(len(self.data.inputs), size, self.seed, first)
 
-    def loss(self, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+    def temperature(self, step: int) -> float:
+        """From the first to the last, step by step."""
+        first, last = self.config.temperature
+        return first + (last - first) * step / max(self.schedule.steps - 1, 1)
+
+    def loss(self, part: Part) -> PartLoss:
         inputs, own = (vectors[part.rows].to(self.device) for vectors in (self.data.inputs, self.data.teachers))
         student, teacher = part.join("student", self.projector(inputs)), part.join("teacher", own)
         if part.beforehand:
-            return student.sum(), {}
+            return PartLoss(student.sum(), {})
         groups = self.data.groups[part.batch].to(self.device)
-        first, last = self.config.temperature
-        self.temperature = first + (last - first) * part.step / max(self.steps - 1, 1)
-        self._new = {"queue": F.normalize(teacher, dim=-1), "queue_groups": groups}
         loss, terms = self.objective(
-            student=student, teacher=teacher, groups=groups, temperature=self.temperature,
-            hardest=self.config.hardest, **self.state,
-        )  # fmt: skip
-        return loss, terms
+            student=student,
+            teacher=teacher,
+            groups=groups,
+            temperature=self.temperature(part.step),
+            hardest=self.config.hardest,
+            **self.state,
+        )
+        return PartLoss(loss, terms, {"queue": F.normalize(teacher, dim=-1), "queue_groups": groups})
 
-    def stepped(self) -> None:
+    def stepped(self, kept: dict[str, Tensor]) -> None:
         if self.config.queue:
             # Shifting whole blocks keeps the queue a plain tensor.
             self.state = {
-                name: torch.cat([kept, self._new[name]])[-self.config.queue :] for name, kept in self.state.items()
+                name: torch.cat([older, kept[name]])[-self.config.queue :] for name, older in self.state.items()
             }
 
     @contextmanager
@@ -170,8 +152,8 @@ class _Alignment(Stage):
             if name in weights:
                 parameter.copy_(weights[name])
 
-    def numbers(self) -> dict[str, float]:
-        return {"temperature": self.temperature}
+    def numbers(self, step: int) -> dict[str, float]:
+        return {"temperature": self.temperature(step)}
 
     def examples(self, part: Part) -> list[dict[str, str]]:
         rows = part.rows.tolist() if self.data.texts else []

@@ -33,9 +33,7 @@ def check(names: Sequence[str]) -> None:
         if name not in TRACKERS:
             raise unknown_name("E420", "tracker", name, TRACKERS)
         if find_spec(TRACKERS[name]) is None:
-            raise LlinkError(
-                "E420", f"The tracker '{name}' is not installed.", f"Run: pip install {TRACKERS[name]}"
-            )  # fmt: skip
+            raise LlinkError("E420", f"The tracker '{name}' is not installed.", f"Run: pip install {TRACKERS[name]}")
 
 
 def options(names: Sequence[str], out: Path) -> dict[str, Any]:
@@ -57,9 +55,10 @@ def start(accelerator: Accelerator, out: Path, settings: Mapping[str, Any]) -> N
     except Exception as error:  # of as many kinds as there are trackers
         names = ", ".join(str(tracker) for tracker in accelerator.log_with)
         raise LlinkError(
-            "E420", f"A tracker ({names}) cannot start: {' '.join(str(error).split())[:200]}.",
+            "E420",
+            f"A tracker ({names}) cannot start: {' '.join(str(error).split())[:200]}.",
             "Correct that (a login, an address), or leave --track out.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:

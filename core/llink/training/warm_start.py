@@ -14,11 +14,9 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,8 +24,10 @@ from llink.adapter.bridge import Bridge
 from llink.features.cache import Features
 from llink.interfaces import Decoder
 from llink.recipe import Slots, WarmStart
-from llink.training.loop import Log, Part, Stage, fit, warmup_cosine, whole_batch
+from llink.training.context import Context
+from llink.training.loop import PartLoss, Schedule, Stage, fit
 from llink.training.objective import Objective
+from llink.training.parts import Part, whole_batch
 
 
 class SlotTargets:
@@ -92,40 +92,21 @@ def train_warm_start(
     cache: Features,
     examples: Sequence[tuple[str, str]],
     config: WarmStart,
-    *,
-    seed: int,
-    accelerator: Accelerator,
-    checkpoint: Path | None = None,
-    checkpoint_every: int = 200,
-    log: Log = lambda _: None,
-    seen: Callable[[int], None] = lambda _: None,
+    context: Context,
 ) -> Bridge:
     """Train the injector in place; the projector stays as stage A left it.
 
+    Logged are the sum and every loss by name every 50 steps.
+
     Args:
         examples: (text the encoder reads, English it stands for).
-        log: gets the sum and every loss by name every 50 steps.
-        seen: gets how many examples each step took on this rank.
 
     Raises:
         LlinkError: E402 when the loss is not finite, E408 when a loss of a plugin cannot be had.
     """
-    size = whole_batch(config.batch, 1, accelerator)
-    fit(
-        _WarmStart(bridge, decoder, cache, examples, config, seed, accelerator.device),
-        accelerator=accelerator,
-        seed=seed,
-        size=size,
-        accumulation=1,
-        steps=round(config.epochs * math.ceil(len(examples) / size)),
-        schedule=lambda step, of: warmup_cosine(step, of, 0.05),
-        weight_decay=0.01,
-        clip=1.0,
-        every=checkpoint_every,
-        checkpoint=checkpoint,
-        log=log,
-        seen=seen,
-    )
+    size = whole_batch(config.batch, 1, context.accelerator)
+    schedule = Schedule(size, round(config.epochs * math.ceil(len(examples) / size)))
+    fit(_WarmStart(bridge, decoder, cache, examples, config, schedule, context), context)
     return bridge
 
 
@@ -141,14 +122,15 @@ class _WarmStart(Stage):
         cache: Features,
         examples: Sequence[tuple[str, str]],
         config: WarmStart,
-        seed: int,
-        device: torch.device,
+        schedule: Schedule,
+        context: Context,
     ) -> None:
-        super().__init__()
+        super().__init__(schedule)
         bridge.projector.requires_grad_(False)
-        fit_states(bridge, cache, [text for text, _ in examples], seed)
+        fit_states(bridge, cache, [text for text, _ in examples], context.seed)
         self.bridge, self.replicated = bridge, [bridge]
-        self.cache, self.pairs, self.config, self.seed, self.device = cache, examples, config, seed, device
+        self.cache, self.pairs, self.config = cache, examples, config
+        self.seed, self.device = context.seed, context.accelerator.device
         self.english = [[decoder.tokenize(english)] for _, english in examples]
         self.aims, self.objective = SlotTargets(decoder), Objective("warm_start", config.losses)
 
@@ -163,12 +145,13 @@ class _WarmStart(Stage):
     def batches(self, size: int, first: int) -> Iterator[list[int]]:
         return length_batches(self.cache.lengths([text for text, _ in self.pairs]), size, self.seed, first)
 
-    def loss(self, part: Part) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, part: Part) -> PartLoss:
         longest = max(self.cache.lengths([self.pairs[i][0] for i in part.batch]))
         count = slots_of_step(self.bridge, longest, self.seed, part.step)
         own = self.bridge(*features(self.cache, [self.pairs[i][0] for i in part.rows], self.device), count)
         slots = part.join("slots", own)
-        return self.objective(slot_inputs(self.aims, slots, [self.english[i] for i in part.batch]), slots=slots)
+        later = slot_inputs(self.aims, slots, [self.english[i] for i in part.batch])
+        return PartLoss(*self.objective(later, slots=slots))
 
     def examples(self, part: Part) -> list[dict[str, str]]:
         return [dict(zip(("text", "target"), self.pairs[i], strict=True)) for i in part.rows]

@@ -59,10 +59,21 @@ def _make(module: str, name: str, **sizes: Any) -> Any:
 @hookimpl
 def llink_injectors() -> list[InjectorKind]:
     return [
-        InjectorKind("pooled", partial(_make, "pooled", "PooledInjector"), "the paper's: K slots of one vector",
-                     partial(_check, PooledOptions)),
-        InjectorKind("resampler", partial(_make, "resampler", "ResamplerInjector"),
-                     "K learned queries attend to the token states", partial(_check, ResamplerOptions)),
-        InjectorKind("linear", partial(_make, "linear", "LinearInjector"),
-                     "a slot a stretch of tokens, averaged, and one linear map"),
-    ]  # fmt: skip
+        InjectorKind(
+            "pooled",
+            partial(_make, "pooled", "PooledInjector"),
+            "the paper's: K slots of one vector",
+            partial(_check, PooledOptions),
+        ),
+        InjectorKind(
+            "resampler",
+            partial(_make, "resampler", "ResamplerInjector"),
+            "K learned queries attend to the token states",
+            partial(_check, ResamplerOptions),
+        ),
+        InjectorKind(
+            "linear",
+            partial(_make, "linear", "LinearInjector"),
+            "a slot a stretch of tokens, averaged, and one linear map",
+        ),
+    ]

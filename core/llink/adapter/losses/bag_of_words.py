@@ -5,10 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from llink.interfaces import Loss
 
-
-class BagOfWords(Loss):
+class BagOfWords:
     """Each slot must be nearer to the embeddings of its own tokens than to those of the batch's others.
 
     The softmax runs over the distinct tokens of the batch, not over the whole vocabulary: 30 times less work

@@ -5,10 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from llink.interfaces import Loss
 
-
-class Cosine(Loss):
+class Cosine:
     """``1 - cos(slots, targets)``, mean over all slots (paper, section 3: stage B auxiliary, weight 0.05).
 
     Inputs:

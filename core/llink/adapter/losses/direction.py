@@ -5,10 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from llink.interfaces import Loss
 
-
-class Direction(Loss):
+class Direction:
     """``||s/|s| - t/|t|||^2``, mean over the batch (paper, section 3; weight 0.05).
 
     Inputs:

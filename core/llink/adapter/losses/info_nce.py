@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llink.interfaces import Loss
 
-
-class InfoNCE(Loss):
+class InfoNCE:
     """Each student vector must pick its teacher out of the batch, and the other way round.
 
     References:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from llink.interfaces import Loss
 
-
-class LogNorm(Loss):
+class LogNorm:
     """``(log |s| - log |t|)^2``, mean over the batch (paper, section 3; weight 0.02).
 
     Inputs:

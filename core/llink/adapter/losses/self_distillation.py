@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llink.interfaces import Loss
 
-
-class SelfDistillationKL(Loss):
+class SelfDistillationKL:
     """``KL(frozen decoder on the English text || decoder with LoRA on the slots)`` over the target's positions.
 
     Nats per token. Both read the same target; the teacher's prompt has the English text in the place of the slots.

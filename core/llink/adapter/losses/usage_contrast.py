@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from llink.interfaces import Loss
 
-
-class UsageContrast(Loss):
+class UsageContrast:
     """``max(0, L_sft - L_zero)`` (paper, section 3; weight 0.05, every third step).
 
     ``L_zero`` is the same loss with the slots replaced by the reserved tokens' base embeddings. The term is

@@ -12,7 +12,6 @@ from string import Template
 
 from llink.data.kept import Kept
 from llink.home import ensure_folder
-from llink.progress import track
 from llink.store.endpoint import is_address
 
 FIRST, SECOND, TIE, UNCLEAR = "A", "B", "tie", "unclear"
@@ -79,14 +78,14 @@ def ask(judge: Judge, comparisons: Sequence[Comparison], folder: Path, label: st
     log = ensure_folder(folder) / f"{hashlib.sha256(judge.signature.encode()).hexdigest()[:16]}.jsonl"
     known = Kept(log, "verdict", (FIRST, SECOND, TIE, UNCLEAR))
     keys = [hashlib.sha256(c.prompt.encode("utf-8", "surrogatepass")).hexdigest()[:32] for c in comparisons]
-    missing = sorted({k: c for k, c in zip(keys, comparisons, strict=True) if k not in known}.items(),
-                     key=lambda item: len(item[1].prompt))  # fmt: skip
-    with track(label, total=len(missing)) as bar:
-        for start in range(0, len(missing), BATCH):
-            batch = missing[start : start + BATCH]
-            verdicts = judge.verdicts([comparison for _, comparison in batch])
-            known.keep({key: v for (key, _), v in zip(batch, verdicts, strict=True)}, judge=judge.name)
-            bar(len(batch))
+    known.ask(
+        dict(zip(keys, comparisons, strict=True)),
+        judge.verdicts,
+        size=lambda comparison: len(comparison.prompt),
+        batch=BATCH,
+        label=label,
+        judge=judge.name,
+    )
     return [known[key] for key in keys]
 
 

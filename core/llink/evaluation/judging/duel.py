@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llink.errors import LlinkError
+from llink.evaluation.bootstrap import interval, resampled_means
 from llink.evaluation.judging import FIRST, SECOND, TIE, UNCLEAR, Comparison, Judge, ask
 
 TRIALS = 40
 LEAST = 0.8
 """Accuracy on the trials below which a judge is refused."""
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,11 @@ def _tried(
     if accuracy < LEAST:
         counts = ", ".join(f"{word} {verdicts.count(word)}" for word in (FIRST, SECOND, TIE, UNCLEAR))
         raise LlinkError(
-            "E525", f"The judge {judge.name} told {told} in {accuracy:.0%} of {len(trials)} trials ({counts}), and "
-            f"{LEAST:.0%} is the least.", "Take a larger model as --judge.",
-        )  # fmt: skip
+            "E525",
+            f"The judge {judge.name} told {told} in {accuracy:.0%} of {len(trials)} trials ({counts}), and "
+            f"{LEAST:.0%} is the least.",
+            "Take a larger model as --judge.",
+        )
     return accuracy
 
 
@@ -138,7 +140,7 @@ def summary(duels: Sequence[Duel], *, seed: int = 17) -> dict[str, float]:
     scores = [score for duel in duels if (score := duel.score) is not None]
     if not scores:
         return {"unclear": 1.0}
-    low, high = bootstrap(scores, seed=seed)
+    low, high = interval(resampled_means(scores, seed=seed))
     sides = [verdict for d in duels for verdict in (d.ours_first, d.ours_second) if verdict in (FIRST, SECOND)]
     flips = sum(d.ours_first == d.ours_second != TIE for d in duels if d.score is not None)
     return {
@@ -150,13 +152,3 @@ def summary(duels: Sequence[Duel], *, seed: int = 17) -> dict[str, float]:
         "position bias": sides.count(FIRST) / len(sides) - 0.5 if sides else 0.0,
         "order decides": flips / len(scores),
     }
-
-
-def bootstrap(values: Sequence[float], *, seed: int = 17, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """The bounds of the 95 % interval of a mean, by resampling the values with replacement."""
-    import torch
-
-    known, generator = torch.tensor(values, dtype=torch.float64), torch.Generator().manual_seed(seed)
-    chosen = torch.randint(len(values), (resamples, len(values)), generator=generator)
-    low, high = torch.quantile(known[chosen].mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high

@@ -49,8 +49,9 @@ class LocalJudge(Judge):
         from llink.adapter.scoring import answer_logits, embedded
 
         tokenize = self.decoder.tokenize
-        prompts = [converse(self.decoder, [("system", tokenize(SYSTEM)), ("user", tokenize(c.prompt))])
-                   for c in comparisons]  # fmt: skip
+        prompts = [
+            converse(self.decoder, [("system", tokenize(SYSTEM)), ("user", tokenize(c.prompt))]) for c in comparisons
+        ]
         with torch.inference_mode():
             rows = embedded(self.decoder, prompts)
             ask = torch.zeros(len(rows), 1, dtype=torch.long)

@@ -28,8 +28,9 @@ from llink.cli.names import all_recipes
 from llink.recipe import ModelChoice, Recipe, load_recipe, validate
 from llink.store.models import load_decoder, load_encoder
 from llink.store.registry import load_registry
-from llink.training.sizing import Lengths, Plan, Shape, build_blank, device, devices, size
-from llink.training.stage_b import add_lora
+from llink.training.estimate import Lengths, Plan, device, devices, size
+from llink.training.shapes import Shape, build_blank
+from llink.training.with_decoder import add_lora
 
 H100 = device("h100")
 
@@ -134,9 +135,12 @@ def test_flops_of_stage_a_are_those_of_a_real_step(tiny_recipe: Recipe) -> None:
     queue = torch.nn.functional.normalize(torch.randn(config.queue, 32), dim=-1)
     with counted() as counter:
         InfoNCE()(
-            student=projector(torch.randn(config.batch, 32)), teacher=torch.randn(config.batch, 32), temperature=0.1,
-            queue=queue, hardest=4,
-        ).backward()  # fmt: skip
+            student=projector(torch.randn(config.batch, 32)),
+            teacher=torch.randn(config.batch, 32),
+            temperature=0.1,
+            queue=queue,
+            hardest=4,
+        ).backward()
     assert Plan(tiny_recipe, H100).stage_a_step() == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
