@@ -99,8 +99,21 @@ def main() -> None:
         record, sentences = folder / ".answers.jsonl.llink.json", samples("km")
         with file.open("w", encoding="utf-8") as lines:
             lines.writelines(f"{text(number, sentences)}\n" for number in range(count))
-        command = [sys.executable, "-m", "llink", "translate", "--file", str(file), "--out", str(out), "--json",
-                   "--language", "km", "--max-new-tokens", str(options.tokens)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "llink",
+            "translate",
+            "--file",
+            str(file),
+            "--out",
+            str(out),
+            "--json",
+            "--language",
+            "km",
+            "--max-new-tokens",
+            str(options.tokens),
+        ]
         first: list[tuple[int, float]] = []
         second: list[tuple[int, float]] = []
         status, took = watched(command, record, count // 2, first)

@@ -17,7 +17,7 @@ from odd import VALUES, at_the_door, cases, changed, spoilt
 from llink import Engine, LlinkError
 from llink.adapter.files import BRIDGE, LORA, MANIFEST, check, load_bridge, read_manifest
 from llink.adapter.lora import Lora
-from llink.adapter.lora_config import LORA_CONFIG, read_lora_config
+from llink.adapter.lora_files import LORA_CONFIG, read_lora_config
 from llink.cli.names import check_names
 from llink.recipe import load_recipe, validate
 from llink.store import ensure

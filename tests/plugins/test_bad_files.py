@@ -7,11 +7,9 @@ import csv
 import gzip
 import json
 import random
-import struct
 from pathlib import Path
 from typing import Literal
 
-import polib
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -486,19 +484,3 @@ def test_general_english_with_too_many_broken_lines(tmp_path: Path) -> None:
         english_text(data, tmp_path, str.strip)
     (tmp_path / "en.txt").write_text("A good line.\nAnother.\n", encoding="utf-16")
     assert sorted(english_text(data, tmp_path, str.strip)[0]) == ["A good line.", "Another."]
-
-
-def test_mo_is_bounded(tmp_path: Path) -> None:
-    catalogue = polib.POFile()
-    catalogue.append(polib.POEntry(msgid="water", msgstr=WATER))
-    catalogue.save_as_mofile(str(tmp_path / "x.mo"))
-    assert sides(tmp_path, "x.mo") == [("water", WATER)]
-    data = bytearray((tmp_path / "x.mo").read_bytes())
-    count, table = struct.unpack_from("<2I", data, 8)
-    struct.pack_into("<I", data, table + 8 * (count - 1), 1 << 20)
-    (tmp_path / "y.mo").write_bytes(data)
-    with pytest.raises(LlinkError, match=r"\[E212\].*longer than the file"):
-        sides(tmp_path, "y.mo")
-    (tmp_path / "x.mo").write_bytes((tmp_path / "x.mo").read_bytes() + bytes(1 << 26))
-    with pytest.raises(LlinkError, match=r"\[E212\].*64 MiB"):
-        sides(tmp_path, "x.mo")

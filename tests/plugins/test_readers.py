@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -276,3 +277,19 @@ def test_reader_of_a_third_party(tmp_path: Path) -> None:
         f"{tmp_path / 'x.blocks'}: 10 pairs; left out: 1 broken",
     ]
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_mo_is_bounded(tmp_path: Path) -> None:
+    po = polib.POFile()
+    po.append(polib.POEntry(msgid="water", msgstr=WATER))
+    po.save_as_mofile(str(tmp_path / "x.mo"))
+    assert sides(read_pairs("x.mo", tmp_path)) == [("water", WATER)]
+    data = bytearray((tmp_path / "x.mo").read_bytes())
+    count, table = struct.unpack_from("<2I", data, 8)
+    struct.pack_into("<I", data, table + 8 * (count - 1), 1 << 20)
+    (tmp_path / "y.mo").write_bytes(data)
+    with pytest.raises(LlinkError, match=r"\[E212\].*longer than the file"):
+        sides(read_pairs("y.mo", tmp_path))
+    (tmp_path / "x.mo").write_bytes((tmp_path / "x.mo").read_bytes() + bytes(1 << 26))
+    with pytest.raises(LlinkError, match=r"\[E212\].*64 MiB"):
+        sides(read_pairs("x.mo", tmp_path))

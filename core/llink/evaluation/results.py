@@ -62,9 +62,10 @@ def read(folder: Path) -> Evaluation:
     """An evaluation's folder; E522 where there is none, or it is damaged."""
     if not (folder / METRICS).is_file():
         raise LlinkError(
-            "E522", f"There is no evaluation in {folder}: {METRICS} is missing.",
+            "E522",
+            f"There is no evaluation in {folder}: {METRICS} is missing.",
             "Make one: llink eval CODE --out FOLDER.",
-        )  # fmt: skip
+        )
     with damage_of(folder):
         content = _content(folder)
         measured = {(suite, name) for suite, sets in content["results"].items() for name in sets}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from llink.adapter.files import BRIDGE, LORA, MANIFEST, Manifest, file_hash, read_manifest
-from llink.adapter.lora_config import LORA_CONFIG, read_lora_config
+from llink.adapter.lora_files import LORA_CONFIG, read_lora_config
 from llink.errors import LlinkError
 
 WEIGHTS = (BRIDGE, LORA, LORA_CONFIG)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llink.errors import LlinkError
 from llink.home import expand
 from llink.language.called import called
-from llink.quiet import no_bars, no_report
+from llink.progress import no_bars, no_report
 
 if TYPE_CHECKING:
     from llink.interfaces import Language

@@ -14,7 +14,7 @@ from llink.errors import LlinkError
 from llink.evaluation.translators import LIMIT, Spec, Translator, load, spoken, way
 from llink.evaluation.translators.seq2seq import contents, described, reads
 from llink.home import ensure_folder, home
-from llink.quiet import silence
+from llink.progress import silence
 
 if TYPE_CHECKING:
     from llink.interfaces import Language
