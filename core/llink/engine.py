@@ -251,11 +251,19 @@ class Engine:
         """What is in memory and what was done.
 
         ``adapters``: bytes and users of each; ``bytes`` of all; ``hits``, ``loads`` and ``evictions`` of the shelf;
-        ``slots`` and ``features``: entries, bytes, hits and misses of the two caches; ``batches`` of the decoder and
-        ``swaps``, the batches that were read with other adapters than the one before; texts that are ``waiting``.
+        ``slots`` and ``features``: entries, bytes, hits and misses of the two caches; ``batches`` of prompts that the decoder
+        read and ``steps`` of a token each; ``swaps``, the batches that came with other adapters than were there before; texts
+        that are ``running`` and ``waiting``.
         """
-        done = {"batches": self._scheduler.batches, "swaps": self._scheduler.swaps, "waiting": len(self._scheduler)}
-        return {**self._shelf.stats(), "slots": self._slots.stats(), "features": self._features.stats(), **done}
+        own = self._scheduler
+        done = {"batches": own.batches, "steps": own.steps, "swaps": own.swaps}
+        now = {"running": own.running, "waiting": len(own)}
+        return {**self._shelf.stats(), "slots": self._slots.stats(), "features": self._features.stats(), **done, **now}
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._scheduler.closed
 
     def close(self) -> None:
         """End what waits or runs with E513 or E514, and leave the decoder as it was loaded."""
@@ -387,26 +395,39 @@ class Engine:
             yield passing
             return
         code = self._code(text, language)
-        news: SimpleQueue[None] = SimpleQueue()
         with ExitStack() as held:
             resident = self._residents([code], held, deadline).get(str(code))
             [rows] = self._rows([text], [resident], task, instruction, verbatim, max_new_tokens)
             read = [row for row in rows if isinstance(row, Row)]
             for row in read:
-                row.on_tokens, row.loop_guard = lambda: news.put(None), loop_guard
-            request = Request(read, options, deadline, cancel)
-            request.future.add_done_callback(lambda _: news.put(None))
-            if read:
-                self._scheduler.submit(request)
-            try:
-                for number, part in enumerate(rows):
-                    if number:
-                        yield " "
-                    yield from [part] if isinstance(part, str) else self._pieces_of(part, request, news)
-                if read:
-                    request.result()
-            finally:
-                request.give_up()
+                row.loop_guard = loop_guard
+            yield from self._told(rows, read, options, deadline, cancel)
+
+    def _told(
+        self,
+        parts: Sequence[Row | str],
+        rows: Sequence[Row],
+        options: dict[str, Any],
+        deadline: float | None,
+        cancel: threading.Event | None,
+    ) -> Iterator[str]:
+        """The answer to one text in pieces: rows are ``parts`` that the decoder reads, the others stand as they are."""
+        news: SimpleQueue[None] = SimpleQueue()
+        for row in rows:
+            row.on_tokens = lambda: news.put(None)
+        request = Request(rows, options, deadline, cancel)
+        request.future.add_done_callback(lambda _: news.put(None))
+        if rows:
+            self._scheduler.submit(request)
+        try:
+            for number, part in enumerate(parts):
+                if number:
+                    yield " "
+                yield from [part] if isinstance(part, str) else self._pieces_of(part, request, news)
+            if rows:
+                request.result()
+        finally:
+            request.give_up()
 
     def _pieces_of(self, row: Row, request: Request, news: SimpleQueue[None]) -> Iterator[str]:
         said = ""
@@ -443,6 +464,21 @@ class Engine:
         Raises:
             LlinkError: E517 for a message of another shape or foreign texts of two languages, and as ``generate``.
         """
+        asked = {"loop_guard": loop_guard, "max_new_tokens": max_new_tokens, "timeout": timeout, "cancel": cancel}
+        return "".join(self.stream_chat(messages, **asked, **options))
+
+    def stream_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        loop_guard: bool = True,
+        verbatim: bool = True,
+        max_new_tokens: int = 128,
+        timeout: float | None = None,
+        cancel: threading.Event | None = None,
+        **options: Any,
+    ) -> Iterator[str]:
+        """``chat`` in pieces as they are made; a caller that stops listening cancels the request."""
         _check_options(options, max_new_tokens)
         deadline = _deadline(timeout)
         conversation = turns(messages)
@@ -467,6 +503,7 @@ class Engine:
                 )  # fmt: skip
             sizes = iter(map(len, slots))
             contents: list[tuple[str, list[int]]] = []
+            values = 0
             with self._wording:
                 for role, parts in conversation:
                     ids: list[int] = []
@@ -475,7 +512,9 @@ class Engine:
                             ids += self.decoder.tokenize(part + end)
                         elif resident:
                             own = pieces[part]
-                            ids += subject(self.decoder, list(islice(sizes, len(own))), self._kept(own, resident))
+                            lines = self._kept(own, resident) if verbatim else []
+                            values += sum(map(len, lines))
+                            ids += subject(self.decoder, list(islice(sizes, len(own))), lines)
                             ids += self.decoder.tokenize(end) if end else []
                     contents.append((role, ids))
                 try:
@@ -485,11 +524,9 @@ class Engine:
                         "E517", f"The decoder's chat template refuses the conversation: {error}.",
                         "Let turns of user and assistant alternate.",
                     ) from error  # fmt: skip
-            row = self._row(prompt, slots, resident, max_new_tokens)
+            row = self._row(prompt, slots, resident, max_new_tokens, told, values)
             row.loop_guard = loop_guard
-            request = self._scheduler.submit(Request([row], options, deadline, cancel))
-            [ids] = request.result()
-        return self._text(ids)
+            yield from self._told([row], [row], options, deadline, cancel)
 
     # Vectors
 
@@ -533,30 +570,34 @@ class Engine:
         Raises:
             LlinkError: E510 for an empty query or candidate, and as ``generate``.
         """
-        from llink.recipe import Teacher
-        from llink.training.teacher import TeacherEncoder
-
         code = self._foreign_code(query, language)
-        blank = [str(number) for number, text in enumerate(candidates) if not normalise(text)]
-        if blank:
-            raise LlinkError(
-                "E510", f"Candidates are empty: {', '.join(blank[:9])}, counted from 0.", "Leave them out."
-            )
-        with self._hold(code) as resident, self._switch.using(None), torch.inference_mode():
+        with self._hold(code) as resident, torch.inference_mode():
             [wanted] = self._vectors([query], resident)
             if not candidates:
                 return []
-            if resident.bridge.space == "encoder":
-                found = torch.stack([pooled for _, pooled in self._encode([normalise(text) for text in candidates])])
-            else:
-                with self._wording:
-                    teacher = TeacherEncoder(self.decoder, Teacher(**resident.manifest.recipe["teacher"]))
-                    found = torch.cat(
-                        [teacher.encode(candidates[i : i + BATCH]).pooled for i in range(0, len(candidates), BATCH)]
-                    )
-            likeness = resident.bridge.english(found.to(wanted)) @ wanted
+            likeness = self._english(candidates, resident).to(wanted) @ wanted
         order = likeness.argsort(descending=True, stable=True).tolist()
         return [(i, float(likeness[i])) for i in order]
+
+    def embed_english(self, texts: Sequence[str], language: str) -> Tensor:
+        """Unit vectors of English texts, to be compared with those that ``embed`` gives for the language; E510 for an empty one."""
+        with self._hold(language) as resident, torch.inference_mode():
+            return self._english(texts, resident)
+
+    def _english(self, texts: Sequence[str], resident: Resident) -> Tensor:
+        from llink.recipe import Teacher
+        from llink.training.teacher import TeacherEncoder
+
+        blank = [str(number) for number, text in enumerate(texts) if not normalise(text)]
+        if blank:
+            raise LlinkError("E510", f"Texts are empty: {', '.join(blank[:9])}, counted from 0.", "Leave them out.")
+        if resident.bridge.space == "encoder":
+            found = torch.stack([pooled for _, pooled in self._encode([normalise(text) for text in texts])])
+        else:
+            with self._wording, self._switch.using(None):
+                teacher = TeacherEncoder(self.decoder, Teacher(**resident.manifest.recipe["teacher"]))
+                found = torch.cat([teacher.encode(texts[i : i + BATCH]).pooled for i in range(0, len(texts), BATCH)])
+        return resident.bridge.english(found.to(resident.bridge.reserved))
 
     def prompt(
         self, instruction: str, language: str, text: str | Sequence[str] | None = None, slots: int | None = None
@@ -702,7 +743,8 @@ class Engine:
                             digits = known([value for p in group for value in resident.language.verbatim(p)])
                         sizes = [len(slots[resident, piece]) for piece in group]
                         prompt = build(self.decoder, wanted, slots=sizes, kept=kept)
-                row = self._row(prompt, [slots[resident, p] for p in group if resident], resident, limit)
+                    values = sum(map(len, kept)) if resident else 0
+                row = self._row(prompt, [slots[resident, p] for p in group if resident], resident, limit, group, values)
                 row.digits = digits
                 rows[-1].append(row)
         return rows
@@ -712,7 +754,16 @@ class Engine:
         tokens = resident.manifest.verbatim
         return [channel(self.decoder, resident.language.verbatim(p), tokens) for p in pieces] if tokens else []
 
-    def _row(self, prompt: Prompt, slots: Sequence[Tensor], resident: Resident | None, limit: int) -> Row:
+    def _row(
+        self,
+        prompt: Prompt,
+        slots: Sequence[Tensor],
+        resident: Resident | None,
+        limit: int,
+        texts: Sequence[str] = (),
+        values: int = 0,
+    ) -> Row:
+        """A row of a prompt; ``texts`` are what its slots stand for, with so many tokens of the verbatim channel beside."""
         model: Any = self.decoder.model
         room = getattr(model.config, "max_position_embeddings", None)
         if room is not None and len(prompt.ids) + limit > room:
@@ -721,14 +772,16 @@ class Engine:
                 "Shorten it, or lower max_new_tokens.",
             )  # fmt: skip
         device = self.decoder.embedding_matrix().device
-        with torch.inference_mode():
+        with torch.inference_mode(), self._wording:
             embeds = filled(self.decoder, prompt, torch.cat(list(slots)).to(device) if slots else None, device)
-        return Row(embeds, resident.lora if resident else None, limit)
+            raw = sum(len(self.decoder.tokenize(text)) for text in texts)
+        counted = {"slots": prompt.slots, "values": values, "raw": raw}
+        return Row(embeds, resident.lora if resident else None, limit, **counted)
 
     def _whole(self, texts: Sequence[str], resident: Resident) -> list[str]:
         """Texts normalised, each to be one passage; refused where nothing is left or the encoder would cut."""
         parts = [resident.language.normalise(text) for text in texts]
-        for part, count in zip(parts, self._tokens(parts), strict=True):
+        for part, count in zip(parts, self.count_tokens(parts), strict=True):
             if not count:
                 raise LlinkError("E510", "The text is empty.", "Give a sentence.")
             self._must_fit(part, count)
@@ -743,7 +796,7 @@ class Engine:
         spoken, text = resident.language, text.strip()
         parts = with_marks(spoken.sentences(text)) if sentences or len(text) > LONG or "\n" in text else [text]
         parts = [spoken.normalise(part) for part in parts]
-        counts = self._tokens(parts)
+        counts = self.count_tokens(parts)
         if spoken.code == SHARED:
             self._must_read(text)
         if not any(counts):
@@ -777,9 +830,10 @@ class Engine:
         if choice.least == choice.most:
             return [choice.most] * len(pieces)
         most = max(choice.least, self._max_slots or choice.most)
-        return [min(most, choice.count(tokens)) for tokens in self._tokens(pieces)]
+        return [min(most, choice.count(tokens)) for tokens in self.count_tokens(pieces)]
 
-    def _tokens(self, parts: Sequence[str]) -> list[int]:
+    def count_tokens(self, parts: Sequence[str]) -> list[int]:
+        """Encoder tokens of normalised texts."""
         with self._encoding:
             return self.encoder.count_tokens(parts)
 

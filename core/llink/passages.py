@@ -22,6 +22,10 @@ class Foreign:
     language: str = "auto"
 
 
+class Plain(str):
+    """A text that the decoder gets as it is, whatever it is written in."""
+
+
 def turns(messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str | Foreign]]]:
     """Each message as its role and its parts, a system turn put first where there is none.
 
@@ -55,7 +59,7 @@ def _turn(message: Mapping[str, Any]) -> tuple[str, list[str | Foreign]]:
 
 def _part(part: str | Foreign) -> str | Foreign:
     """Text mostly in the script of an installed language is foreign without being said to be."""
-    if isinstance(part, Foreign):
+    if isinstance(part, (Foreign, Plain)):
         return part
     counts = script_counts(part)
     own = {script for language in plugins.languages().values() for script in language.scripts} - {"LATIN"}

@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from llink.lora import LoraSwitch
 from llink.models import load_decoder
 from llink.prompt import build
 from llink.reading import filled, generate_ids
-from llink.scheduler import IDLE, Request, Row, Scheduler
+from llink.running import Running
+from llink.scheduler import IDLE, Request, Row, Scheduler, asking
 from llink_khmer import SAMPLES
 
 KHMER = [s.foreign for s in SAMPLES]
@@ -79,7 +81,7 @@ def test_those_that_wait_share_the_next_batch(decoder: Decoder, scheduler: Sched
     held.go.set()
     answers = [request.result() for request in waiting]
     assert other.result()
-    assert scheduler.batches == 3  # the one that was held, the four, and the one with other options
+    assert scheduler.steps < 2 * BATCH  # with four tokens each
     assert answers == [[generate_ids(decoder, row(decoder, text).embeds[None], None, 4)[0]] for text in texts]
     assert len(scheduler) == 0
 
@@ -110,6 +112,78 @@ def test_a_short_answer_does_not_wait_for_a_long_one(decoder: Decoder, scheduler
     assert not long.future.done()
     told.set()
     assert len(long.result()[0]) == 40
+
+
+def test_rows_that_arrive_at_every_step_answer_as_alone(decoder: Decoder, scheduler: Scheduler) -> None:
+    """Prompts of all lengths, greedy and with options, join those that are there and leave them one after the other."""
+    texts = [s.english for s in SAMPLES[:20]]
+    options: list[dict[str, object]] = [{}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}]
+    limits = [1 + 5 * n % 13 for n in range(20)]
+    asked = list(zip(texts, limits, [options[n % 3] for n in range(20)], strict=True))
+    alone = [generate_ids(decoder, row(decoder, text).embeds[None], None, limit, **own)[0] for text, limit, own in asked]
+    arriving, requests = iter(asked), []
+
+    def another() -> None:
+        for text, limit, own in islice(arriving, 1):
+            requests.append(scheduler.submit(Request([row(decoder, text, limit)], own)))
+
+    first = scheduler.submit(Request([row(decoder, limit=60, on_tokens=another)], {"min_new_tokens": 60}))
+    assert len(first.result()[0]) == 60
+    assert [request.result()[0] for request in requests] == alone
+    assert scheduler.batches >= 15
+    assert scheduler.steps < 60 + sum(limits) / 2
+
+
+def test_one_that_arrives_late_ends_before_a_long_one(decoder: Decoder, scheduler: Scheduler) -> None:
+    late: list[Request] = []
+
+    def arrive() -> None:
+        if not late:
+            late.append(scheduler.submit(Request([row(decoder, "Hello", limit=3)], {})))
+
+    long = scheduler.submit(Request([row(decoder, limit=200, on_tokens=arrive)], {"min_new_tokens": 200}))
+    ended: list[int] = []
+    while not late:
+        time.sleep(0.001)
+    late[0].future.add_done_callback(lambda _: ended.append(len(long.rows[0].ids)))
+    assert len(long.result()[0]) == 200
+    assert ended[0] < 100
+
+
+def test_a_pass_that_fails_is_taken_up_row_by_row(
+    decoder: Decoder, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when memory runs out once: nobody's answer changes."""
+    whole = Running.step
+    texts, failed = ["What is rice?", "Hello", "Market"], []
+
+    def once(running: Running) -> None:
+        if len(running) == 3 and scheduler.steps == 3:
+            failed.append(1)
+            raise RuntimeError("out of memory")
+        whole(running)
+
+    monkeypatch.setattr(Running, "step", once)
+    alone = [generate_ids(decoder, row(decoder, text).embeds[None], None, 9)[0] for text in texts]
+    assert scheduler.submit(Request([row(decoder, text, 9) for text in texts], {})).result() == alone
+    assert failed
+
+
+def test_clients_take_turns(decoder: Decoder, scheduler: Scheduler) -> None:
+    held = Held(decoder, scheduler)
+    order: list[str] = []
+
+    def ask(client: str) -> Request:
+        with asking(client):
+            request = Request([row(decoder, limit=4)], {"min_new_tokens": 4})
+        request.future.add_done_callback(lambda _: order.append(client))
+        return scheduler.submit(request)
+
+    many = [ask("many") for _ in range(8)]
+    few = ask("few")
+    held.go.set()
+    assert all(request.result() for request in [*many, few])
+    assert order.index("few") < BATCH
 
 
 def test_queue_limit(decoder: Decoder, scheduler: Scheduler) -> None:
