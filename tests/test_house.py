@@ -15,7 +15,7 @@ FLOORS = [
     "models plugins registry store",
     "adapter bridge card constrained injectors lora losses passages projectors prompt reading scoring shared",
     "data",
-    "answers documents engine loops running scheduler shelf",
+    "answers documents engine loops remote running scheduler shelf",
     "training",
     "evaluation inspection judge",
     "experiments lm_eval scaffold testing",

@@ -172,6 +172,11 @@ class Engine:
         """Codes (``CODE@NAME`` of named ones) of the resident adapters, the one that would leave first in front."""
         return tuple(self._shelf)
 
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Codes of all adapters that were added or used, those that left for room among them."""
+        return tuple(self._shelf.sources)
+
     def add(self, language: str, adapter: Source = None) -> None:
         """Make a language adapter resident; one that was there is replaced at once.
 

@@ -62,20 +62,19 @@ def routes(serving: Serving) -> APIRouter:
     async def answers(asked: Question, request: Request) -> Answers:
         """An answer for each text; what needs no reading passes through, and a bad text is refused by itself."""
         serving.must_be_short(asked.texts)
-        if asked.language != AUTO:
-            plugins.select(asked.language)
+        language = AUTO if asked.language == AUTO else str(plugins.select(asked.language))
         options = asked.model_dump(exclude={"texts", "language", "max_new_tokens"})
         options["max_new_tokens"] = min(asked.max_new_tokens, serving.settings.max_tokens)
 
         def make(cancel: threading.Event) -> Iterator[list[One]]:
             more = {"timeout": serving.patience(), "cancel": cancel}
-            found = answer_all(lambda _: serving.engine, asked.texts, asked.language, **options, **more)
+            found = answer_all(lambda _: serving.engine, asked.texts, language, **options, **more)
             yield [
                 One(output=a.output, language=a.language, adapter=a.adapter, note=a.note, error=_refusal(a.error))
                 for a in found
             ]
 
-        reader = serving.reader(asked.texts[0] if asked.texts else "", asked.language)
+        reader = serving.reader(asked.texts[0] if asked.texts else "", language)
         [found], _ = await serving.answer(request, make, reader)
         return Answers(answers=found)
 

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from llink import __version__
 from llink.engine import Engine
 from llink.errors import LlinkError
-from llink_plugins.serve import answers, failures, libretranslate, openai_api
+from llink_plugins.serve import admin, answers, failures, libretranslate, openai_api, page
 from llink_plugins.serve.gate import Gate
 from llink_plugins.serve.serving import Serving
 from llink_plugins.serve.settings import Settings
@@ -34,7 +34,7 @@ def make_app(engine: Engine, settings: Settings, encoder: str) -> Gate:
     app.add_exception_handler(HTTPException, failures.http_error)
     app.add_exception_handler(RequestValidationError, failures.invalid)
     app.add_exception_handler(Exception, failures.mistake)
-    for part in (openai_api, libretranslate, answers):
+    for part in (openai_api, libretranslate, answers, admin, page):
         app.include_router(part.routes(serving))
 
     @app.get("/health", tags=["server"])
@@ -53,4 +53,4 @@ def make_app(engine: Engine, settings: Settings, encoder: str) -> Gate:
         """Counters for Prometheus."""
         return Response(serving.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return Gate(app, settings, serving.metrics.ended)
+    return Gate(app, settings, serving.metrics.ended, page.PATHS)

@@ -15,6 +15,7 @@ FILE = click.Path(path_type=Path)
 @click.command("serve", short_help="A server with OpenAI's API and LibreTranslate's.")
 @click.option(
     "--host",
+    metavar="ADDRESS",
     default="127.0.0.1",
     show_default=True,
     help="Address to listen on; any but this machine's own needs a key.",
@@ -116,9 +117,10 @@ def command(**options: Any) -> None:
         raise LlinkError(
             "E550", f"`llink serve` needs the package {error.name}.", 'Run: pip install "llink[serve]"'
         ) from None
-    from llink_plugins.serve.process import run
-
     model = {name: options.pop(name) for name in ("encoder", "decoder", "device", "dtype", "max_resident", "max_queue")}
     keys, admin = Keys.read(options.pop("keys"), KEY), Keys.read(options.pop("admin_keys"), ADMIN_KEY)
     folders = tuple(folder.resolve() for folder in options.pop("adapters"))
-    run(Settings(keys=keys, admin=admin, adapters=folders, **options), **model)
+    settings = Settings(keys=keys, admin=admin, adapters=folders, **options)
+    from llink_plugins.serve.process import run  # torch
+
+    run(settings, **model)

@@ -39,7 +39,7 @@ class Names:
         """``auto``, the adapters, and the decoder without any."""
         if time.monotonic() - self._installed[0] >= LOOK:
             self._installed = time.monotonic(), installed(self.encoder, self.engine.decoder.name)
-        known = {*self._installed[1], *self.engine.languages}
+        known = {*self._installed[1], *self.engine.added}
         return [AUTO, *sorted(known), self.bare]
 
     def languages(self) -> list[str]:

@@ -120,7 +120,9 @@ def test_rows_that_arrive_at_every_step_answer_as_alone(decoder: Decoder, schedu
     options: list[dict[str, object]] = [{}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}]
     limits = [1 + 5 * n % 13 for n in range(20)]
     asked = list(zip(texts, limits, [options[n % 3] for n in range(20)], strict=True))
-    alone = [generate_ids(decoder, row(decoder, text).embeds[None], None, limit, **own)[0] for text, limit, own in asked]
+    alone = [
+        generate_ids(decoder, row(decoder, text).embeds[None], None, limit, **own)[0] for text, limit, own in asked
+    ]
     arriving, requests = iter(asked), []
 
     def another() -> None:

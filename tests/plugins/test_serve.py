@@ -12,7 +12,7 @@ import openai
 import pytest
 import torch
 from libretranslatepy import LibreTranslateAPI
-from serving import Served, serve
+from served import Served, serve
 from variants import GREETING
 
 from llink import Engine, Foreign
