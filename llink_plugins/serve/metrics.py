@@ -59,6 +59,7 @@ class _OfEngine(Collector):
     def collect(self) -> Iterator[Metric]:
         stats = self.engine.stats()
         yield GaugeMetricFamily("llink_waiting_rows", "Texts that wait for the decoder.", value=stats["waiting"])
+        yield GaugeMetricFamily("llink_running_rows", "Texts in the decoder.", value=stats["running"])
         yield GaugeMetricFamily("llink_adapter_bytes", "Adapters in memory.", value=stats["bytes"])
         users = GaugeMetricFamily("llink_adapter_users", "Requests that hold an adapter.", labels=["adapter"])
         for code, adapter in stats["adapters"].items():
@@ -70,5 +71,5 @@ class _OfEngine(Collector):
                 yield CounterMetricFamily(
                     f"llink_{name}_cache_{kind}", f"Of the {name} cache.", value=stats[name][kind]
                 )
-        for name in ("batches", "swaps", "loads", "evictions"):
+        for name in ("batches", "steps", "swaps", "loads", "evictions"):
             yield CounterMetricFamily(f"llink_{name}", f"`{name}` of Engine.stats.", value=stats[name])

@@ -71,6 +71,7 @@ def routes(serving: Serving) -> APIRouter:
     async def complete(asked: shapes.CompletionRequest, request: Request) -> Any:
         """Each prompt as a message of its own."""
         prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+        serving.must_be_short(prompts)
         made = [_conversation(serving, asked, prompt) for prompt in prompts]
         ident = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
         if asked.stream:

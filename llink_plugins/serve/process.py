@@ -50,8 +50,6 @@ def run(settings: Settings, encoder: str | None, decoder: str | None, **options:
     engine = Engine.load(encoder, decoder, **options)
     warm(engine, encoder, options.get("max_resident"))
     logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.INFO)
-    for noisy in ("httpx", "uvicorn", "transformers"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     click.echo(f"llink: listening on http://{shown}:{port}", err=True)
@@ -64,7 +62,9 @@ def run(settings: Settings, encoder: str | None, decoder: str | None, **options:
 
 
 def server(engine: Engine, settings: Settings, encoder: str) -> uvicorn.Server:
-    """Uvicorn around the application."""
+    """Uvicorn around the application; its own log of requests has their queries in it, and so is not kept."""
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.access").disabled = True
     config = uvicorn.Config(
         make_app(engine, settings, encoder),
         http=Protocol,

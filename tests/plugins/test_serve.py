@@ -189,6 +189,7 @@ def test_health_ready_metrics(served: Served) -> None:
     assert httpx.get(f"{served.url}/health").json() == {"status": "ok"}
     assert httpx.get(f"{served.url}/ready").json() == {"status": "ready"}
     LibreTranslateAPI(served.url).translate(KHMER[3], "km", "en")
+    assert served.idle()
     page = httpx.get(f"{served.url}/metrics").text
     for line in (
         'llink_requests_total{route="/translate",status="200"}',
