@@ -48,11 +48,11 @@ class Clocked(Encoder):
         self.name, self.hidden_size, self.max_tokens = inner.name, inner.hidden_size, inner.max_tokens
         self.fingerprint, self.signature = inner.fingerprint, inner.signature
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self._timed(lambda: self.inner.count_tokens(texts))
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._timed(lambda: self.inner.tokenize(texts))
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
-        return self._timed(lambda: self.inner.encode(texts))
+    def encode_tokens(self, tokens: Sequence[Sequence[int]]) -> Encoded:
+        return self._timed(lambda: self.inner.encode_tokens(tokens))
 
     def _timed(self, act: Callable[[], Any]) -> Any:
         began = time.process_time()
@@ -97,8 +97,8 @@ def measure(model: str, folder: str, pairs: int) -> dict[str, float]:
     """Fill an empty cache with both sides of ``pairs`` pairs, then read from it; in a process of its own."""
     import torch
 
-    from llink.models import load_encoder
-    from llink.training.features import FeatureCache
+    from llink.features.cache import FeatureCache
+    from llink.store.models import load_encoder
 
     torch.set_num_threads(1)
     encoder = Clocked(load_encoder(model, dtype="float32", layer=1))

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from llink import Engine, plugins
-from llink.adapter import MANIFEST, find_adapter
+from llink.adapter.files import MANIFEST, find_adapter
 from llink.data.pairs import training_pairs
 from llink.errors import LlinkError
 from llink.home import atomic_write, data_folder
 from llink.recipe import Data
-from llink.registry import load_registry
+from llink.store.registry import load_registry
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CODES = ("km", "am", "my")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common import arguments, clocked, figure, report, samples, three_languages
 
-from llink.prompt import TASKS
+from llink.adapter.prompt import TASKS
 
 
 def main() -> None:

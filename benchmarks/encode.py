@@ -16,12 +16,12 @@ from common import arguments, figure, report
 from llink import plugins
 from llink.data.pairs import training_pairs
 from llink.errors import LlinkError
+from llink.features.cache import BATCH_TOKENS, FeatureCache, token_batches
 from llink.home import data_folder
 from llink.interfaces import Encoder
-from llink.models import load_encoder
 from llink.recipe import load_recipe, recipe_files
-from llink.registry import load_registry
-from llink.training.features import BATCH_TOKENS, FeatureCache, token_batches
+from llink.store.models import load_encoder
+from llink.store.registry import load_registry
 
 STRETCHES = 8
 

@@ -20,17 +20,17 @@ from common import arguments, figure, report
 from torch import Tensor
 from transformers import LlamaConfig, XLMRobertaConfig
 
-from llink.bridge import Bridge
+from llink.adapter.bridge import Bridge
+from llink.adapter.prompt import TASKS, build
 from llink.cli.names import named_recipe
+from llink.features.cache import BATCH_TOKENS, FeatureCache
+from llink.features.teacher import TeacherEncoder
 from llink.interfaces import Decoder, Encoded, Encoder
-from llink.prompt import TASKS, build
 from llink.recipe import ModelChoice, Recipe, load_recipe
 from llink.training import sizing
-from llink.training.features import BATCH_TOKENS, FeatureCache
 from llink.training.sizing import Lengths, build_blank
 from llink.training.stage_a import AlignmentData, train_stage_a
 from llink.training.stage_b import Example, add_lora, train_stage_b
-from llink.training.teacher import TeacherEncoder
 
 RECIPE = "km/paper"
 FOREIGN, ENGLISH = 48, 24
@@ -53,12 +53,12 @@ class RandomEncoder(Encoder):
         self.name, self.fingerprint, self.max_tokens = choice.name, "random", 256
         self.hidden_size, self.signature = self.model.config.hidden_size, f"random|{choice.name}|{time.time_ns()}"
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return [len(text.split()) for text in texts]
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        return [word_ids(text, self.model.config.vocab_size) for text in texts]
 
     @torch.inference_mode()
-    def encode(self, texts: Sequence[str]) -> Encoded:
-        rows = [torch.tensor([0, *word_ids(text, self.model.config.vocab_size), 2]) for text in texts]
+    def encode_tokens(self, tokens: Sequence[Sequence[int]]) -> Encoded:
+        rows = [torch.tensor([0, *row, 2]) for row in tokens]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1).to(self.model.device)
         states = self.model(input_ids=ids, attention_mask=(ids != 1).long()).last_hidden_state[:, 1:-1]
         own = (ids[:, 2:] != 1).to(states.dtype)

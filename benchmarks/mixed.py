@@ -24,7 +24,7 @@ def main() -> None:
         batches["mixed"] = [(texts[code][n * third + i], code) for i in range(third) for n, code in enumerate(CODES)]
 
         def run(name: str) -> None:
-            engine.generate([t for t, _ in batches[name]], languages=[c for _, c in batches[name]], **length)
+            engine.generate([t for t, _ in batches[name]], language=[c for _, c in batches[name]], **length)
 
         cold = {name: clocked(lambda n=name: run(n)) for name in CODES}  # and every text is encoded
         seconds: dict[str, list[float]] = {name: [] for name in batches}

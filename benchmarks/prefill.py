@@ -11,8 +11,8 @@ from typing import Any
 from common import arguments, clocked, figure, report, samples, three_languages
 
 from llink import Engine
-from llink.prompt import TASKS, build
-from llink.reading import answer_prompts
+from llink.adapter.prompt import TASKS, build
+from llink.adapter.slots import answer_prompts
 
 TASK = "summarize"
 WAYS = ("raw", "slots, cold", "slots, cached")
@@ -38,8 +38,7 @@ def main() -> None:
     code = options.language
     with tempfile.TemporaryDirectory() as folder:
         engine, found, note = three_languages(Path(folder))
-        cold = Engine(engine.decoder, engine.encoder.name, device=engine.device, cache_bytes=0)
-        cold._encoder = engine.encoder  # one copy of it is enough
+        cold = Engine(engine.decoder, engine.encoder, device=engine.device, cache_bytes=0)
         cold.add(code, found[code])
         decoder, resident = engine.decoder, engine.resident(code)
         width = decoder.embedding_matrix().element_size()
@@ -63,7 +62,7 @@ def main() -> None:
                     took = clocked(act)
                     if turn:  # the first turn warms up
                         times[way].append(took)
-                passages = len(engine._segments(text, resident))
+                passages = len(engine.reader.pieces(text, resident))
                 sizes["raw"].append(len(raw.ids))
                 sizes["slots"].append(
                     len(build(decoder, TASKS[TASK], slots=resident.bridge.slots, passages=passages).ids)

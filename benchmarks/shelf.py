@@ -46,8 +46,8 @@ def main() -> None:
         codes = many_languages(folder, max(options.adapters))
 
         from llink import Engine, plugins
-        from llink.adapter import MANIFEST, find_adapter
-        from llink.registry import load_registry
+        from llink.adapter.files import MANIFEST, find_adapter
+        from llink.store.registry import load_registry
 
         default = load_registry().default
         khmer = find_adapter(plugins.language("km"), default.encoder, default.decoder)

@@ -18,15 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llink import plugins
+from llink.features.cache import FeatureCache
+from llink.features.teacher import TeacherEncoder
 from llink.interfaces import Decoder, Encoder
-from llink.models import load_decoder, load_encoder
 from llink.recipe import StageA, Teacher, load_recipe, recipe_files
-from llink.registry import load_registry
+from llink.store.models import load_decoder, load_encoder
+from llink.store.registry import load_registry
 from llink.training.checkpoints import Checkpoint
-from llink.training.features import FeatureCache
 from llink.training.loop import part_seed, warmup_cosine
 from llink.training.stage_a import AlignmentData, epoch_batches, train_stage_a
-from llink.training.teacher import TeacherEncoder
 
 SAME = 0.01
 """How far the two losses of a batch may lie apart, as a share: cached vectors are bfloat16."""

@@ -16,13 +16,13 @@ from common import adapters, arguments, clocked, figure, report, training_text
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from llink.adapter import load_bridge, read_manifest
+from llink.adapter.files import load_bridge, read_manifest
+from llink.adapter.prompt import TASKS, build
+from llink.features.cache import FeatureCache
 from llink.interfaces import Decoder
-from llink.models import load_decoder, load_encoder
-from llink.prompt import TASKS, build
 from llink.recipe import StageB, load_recipe, recipe_files
-from llink.registry import load_registry
-from llink.training.features import FeatureCache
+from llink.store.models import load_decoder, load_encoder
+from llink.store.registry import load_registry
 from llink.training.stage_b import Example, add_lora, train_stage_b
 from llink.training.warm_start import length_batches
 

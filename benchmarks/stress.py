@@ -15,7 +15,7 @@ from common import CODES, arguments, figure, report, resident_bytes, samples, th
 from safetensors.torch import load_file, save_file
 
 from llink import Engine
-from llink.adapter import LORA, MANIFEST, Manifest, file_hash, read_manifest
+from llink.adapter.files import LORA, MANIFEST, Manifest, file_hash, read_manifest
 
 TEXTS = 8
 

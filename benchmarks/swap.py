@@ -10,7 +10,7 @@ from peft import PeftModel
 from peft.utils.hotswap import hotswap_adapter
 
 from llink import Engine
-from llink.models import load_decoder
+from llink.store.models import load_decoder
 
 
 def main() -> None:
@@ -28,8 +28,7 @@ def main() -> None:
 
         turns = [CODES[n % 3] for n in range(options.repeats * 20)]
         seconds["LLINK, resident"] = [clocked(lambda c=c: use(c)) for c in turns]
-        narrow = Engine(engine.decoder, engine.encoder.name, device=engine.device, max_resident=1)
-        narrow._encoder = engine.encoder  # one copy of it is enough
+        narrow = Engine(engine.decoder, engine.encoder, device=engine.device, max_resident=1)
         for code, place in found.items():
             narrow.add(code, place)
         seconds["LLINK, from files in the page cache"] = [

@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from variants import rehash
 
 from llink import plugins
-from llink.adapter import BRIDGE
+from llink.adapter.files import BRIDGE
+from llink.adapter.prompt import TASKS, build
 from llink.data.pairs import Pair, write_pairs
 from llink.evaluation.exact import sentences
 from llink.interfaces import Decoder
-from llink.models import load_decoder
-from llink.prompt import TASKS, build
 from llink.recipe import Recipe, validate
+from llink.store.models import load_decoder
 from llink.testing import tiny_recipe
 from llink.training.run import train
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llink.adapter import pair_name
+from llink.adapter.files import pair_name
 from llink.data.pairs import Pair, write_pairs
 from llink.testing import _stored
 from llink_khmer import SAMPLES

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from llink.engine import Engine
-from llink.evaluation.ranks import retrieval_metrics
+from llink.adapter.slots import target_losses
+from llink.features.teacher import TeacherEncoder
 from llink.home import home
-from llink.reading import target_losses
 from llink.recipe import Teacher
-from llink.training.teacher import TeacherEncoder
+from llink.serving.engine import Engine
+from llink.training.ranks import retrieval_metrics
 from llink_khmer.samples import SAMPLES
 
 pytestmark = pytest.mark.real
@@ -85,8 +85,9 @@ def test_slots_are_used(engine: Engine) -> None:
     """Taking the slots away, or giving another sentence's, costs the decoder."""
     targets = [engine.decoder.tokenize(s.english) for s in SAMPLES]
     slots = engine.slots([s.foreign for s in SAMPLES], "km")
-    prompt = engine.prompt("Translate to English.", "km", slots=slots.shape[1])
-    reserved = engine.resident("km").bridge.none(*slots.shape[:2])
+    resident = engine.resident("km")
+    prompt = engine.reader.prompt("Translate to English.", resident, slots=slots.shape[1])
+    reserved = resident.bridge.none(*slots.shape[:2])
     with engine.using("km"), torch.inference_mode():
         right, zero, shuffled = (
             float(target_losses(engine.decoder, prompt, given, targets).sum()) / sum(len(ids) + 1 for ids in targets)

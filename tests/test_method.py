@@ -12,12 +12,12 @@ from types import ModuleType
 import pytest
 import torch
 
-from llink.losses.bag_of_words import BagOfWords
-from llink.losses.cosine import Cosine
-from llink.losses.info_nce import InfoNCE
-from llink.models import load_decoder, load_encoder
-from llink.prompt import TASKS, build
-from llink.reading import target_losses
+from llink.adapter.losses.bag_of_words import BagOfWords
+from llink.adapter.losses.cosine import Cosine
+from llink.adapter.losses.info_nce import InfoNCE
+from llink.adapter.prompt import TASKS, build
+from llink.adapter.slots import target_losses
+from llink.store.models import load_decoder, load_encoder
 from llink.training.warm_start import SlotTargets
 from llink_khmer import SAMPLES
 

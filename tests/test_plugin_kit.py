@@ -130,7 +130,7 @@ def test_their_own_tests_pass(installed: Path, projects: Path, tmp_path: Path, n
 
 
 def test_registry_example_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llink.registry import load_registry
+    from llink.store.registry import load_registry
 
     [example] = re.findall(r"^```yaml\n(version: 2\n.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     path = tmp_path / "mine.yaml"

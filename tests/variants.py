@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from llink.adapter import BRIDGE, LORA, MANIFEST
+from llink.adapter.files import BRIDGE, LORA, MANIFEST
 
 GREETING = {"km": "", "am": "ሰላም ", "my": "မင်္ဂလာပါ "}
 """Put before a Khmer sample it makes a text that passes for the language and that the tiny encoder can tell apart."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llink.engine import Engine
     from llink.errors import LlinkError
-    from llink.passages import Foreign
+    from llink.serving.chat import Foreign
+    from llink.serving.engine import Engine
 
 __version__ = "0.1.0"
 __all__ = ["Engine", "Foreign", "LlinkError", "__version__"]
@@ -16,7 +16,7 @@ __all__ = ["Engine", "Foreign", "LlinkError", "__version__"]
 def __getattr__(name: str) -> Any:
     # torch is imported only when the engine is asked for, so that `llink --help` stays instant.
     if name == "Engine":
-        from llink.engine import Engine
+        from llink.serving.engine import Engine
 
         return Engine
     if name == "LlinkError":
@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
 
         return LlinkError
     if name == "Foreign":
-        from llink.passages import Foreign
+        from llink.serving.chat import Foreign
 
         return Foreign
     raise AttributeError(f"module 'llink' has no attribute '{name}'")

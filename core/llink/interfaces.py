@@ -48,16 +48,24 @@ class Encoder(ABC):
     """Everything that decides the features (fingerprint, layer, pooling, limit): the cache key."""
 
     @abstractmethod
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text's own tokens, before any truncation."""
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Number of encoder tokens of each text, before any truncation."""
+        return [len(tokens) for tokens in self.tokenize(texts)]
 
     def known_share(self, text: str) -> float:
         """Share of a text's characters that the tokenizer has tokens for, white space left out; 1 where it cannot say."""
         return 1.0
 
-    @abstractmethod
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Encode B texts without gradients; text beyond ``max_tokens`` is cut off."""
+        return self.encode_tokens(self.tokenize(texts))
+
+    @abstractmethod
+    def encode_tokens(self, tokens: Sequence[Sequence[int]]) -> Encoded:
+        """As ``encode``, of the tokens of B texts as ``tokenize`` gives them."""
 
 
 class Decoder(ABC):
@@ -235,19 +243,19 @@ class Language:
 
         What it returns is what the encoder sees; applied twice it changes nothing.
         """
-        from llink.text import close_up, normalise
+        from llink.language.text import close_up, normalise
 
         return close_up(normalise(text, self.joiners), self.sentence_ends)
 
     def sentences(self, text: str) -> list[str]:
         """``text`` cut after each sentence end; joined again they give the same words."""
-        from llink.text import split_sentences
+        from llink.language.text import split_sentences
 
         return split_sentences(text, self.sentence_ends)
 
     def ascii_digits(self, text: str) -> str:
         """``text`` with every decimal digit of Unicode, and the language's own whatever they are, as 0-9."""
-        from llink.unicode import ascii_digits
+        from llink.language.unicode import ascii_digits
 
         return ascii_digits(text.translate(str.maketrans(self.digits, "0123456789")))
 
@@ -257,7 +265,7 @@ class Language:
         The default finds numbers, units, dates, addresses, codes, placeholders, names in Latin letters and those in
         ``names.yaml`` of the package. It is asked for normalised foreign text, and in training for English text too.
         """
-        from llink.verbatim import find
+        from llink.language.values import find
 
         return find(text, self)
 

@@ -22,12 +22,12 @@ from llink import hookspecs
 from llink.errors import LlinkError, unknown_name
 from llink.home import expand
 from llink.interfaces import DecoderBackend, EncoderBackend, InjectorKind, Language, LossTerm, PairReader, ProjectorKind
-from llink.quiet import aside
+from llink.progress import aside
 
 if TYPE_CHECKING:
     import click
 
-    from llink.registry import LanguageEntry, Layer
+    from llink.store.registry import LanguageEntry, Layer
 
 GROUP = "llink"
 OWN = "llink"
@@ -99,7 +99,7 @@ def manager() -> pluggy.PluginManager:
     Raises:
         LlinkError: E102 or E106 when a registry file is invalid.
     """
-    from llink.registry import registered_languages
+    from llink.store.registry import registered_languages
 
     plugins = pluggy.PluginManager(GROUP)
     plugins.add_hookspecs(hookspecs)
@@ -203,11 +203,13 @@ def language(code_or_name: str) -> Language:
     raise unknown_name("E201", "language", code_or_name, names)
 
 
-def select(name: str) -> Selected:
+def select(name: str | Selected) -> Selected:
     """``CODE`` or ``CODE@NAME``, a language as ``language`` knows it and one of its adapters; E201 for the language.
 
-    Whether there is such an adapter is for ``llink.adapter.find_adapter`` to say.
+    Whether there is such an adapter is for ``llink.adapter.files.find_adapter`` to say.
     """
+    if isinstance(name, Selected):
+        return name
     code, _, adapter = name.partition("@")
     return Selected(language(code if adapter.strip() else name), adapter.strip())
 

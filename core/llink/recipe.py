@@ -23,9 +23,11 @@ from pydantic import (
 from llink import __version__
 from llink.bounded import Unfit, parse_yaml, plain, read_yaml
 from llink.errors import LlinkError, unknown_name
-from llink.lora_config import MAX_ALPHA, MAX_RANK
 
 VERSION = 1
+MAX_RANK = 4096
+"""Of a LoRA, and so is ``MAX_ALPHA``: weights times ``alpha / r``, which beyond that no number format of a decoder holds."""
+MAX_ALPHA = 65536
 MANY = 10**9
 """Of pairs, examples or steps: a number beyond that is a slip of the hand."""
 MODEL_OPTIONS: dict[str, TypeAdapter[Any]] = {
@@ -94,7 +96,7 @@ class Data(_Section):
     repeat: dict[str, Annotated[int, Field(ge=1, le=1000)]] = {}
     """How often a source's pairs are seen in an epoch, by name; once where it is not named."""
     match_means: bool = False
-    """Whether English inputs are moved to the foreign texts' mean, see ``llink.training.features.MatchedMeans``."""
+    """Whether English inputs are moved to the foreign texts' mean, see ``llink.features.cache.MatchedMeans``."""
     columns: dict[str, str] = {}
     """Names of the ``english`` and ``foreign`` fields in a hub data set, dots for nesting."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 from llink import plugins
-from llink.generic import generic_language
+from llink.adapter.shared import seems_english
 from llink.interfaces import Language
-from llink.shared import seems_english
-from llink.text import script_counts
+from llink.language.generic import generic_language
+from llink.language.text import script_counts
 
 
 class Shared(Language):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from llink.errors import LlinkError, unknown_name
 from llink.interfaces import Encoded, Encoder
-from llink.models import WITH_POOLER
-from llink.quiet import no_report
+from llink.progress import no_report
+from llink.store.models import WITH_POOLER
 from llink_plugins.huggingface.tokens import load_tokenizer, plain_ids
 
 
@@ -97,10 +97,6 @@ class HuggingFaceEncoder(Encoder):
                     return True
         return False
 
-    def _ids(self, text: str) -> list[int]:
-        """Special-token-proof ids of the text itself, without BOS, EOS or CLS."""
-        return plain_ids(self.tokenizer, text)
-
     @cached_property
     def _frame(self) -> tuple[list[int], list[int]]:
         """The tokens that the model expects before a text (BOS, CLS, then the prefix) and after it (EOS)."""
@@ -109,8 +105,8 @@ class HuggingFaceEncoder(Encoder):
         front = next(i for i in range(len(outer)) if outer[i : i + len(inner)] == inner)
         return outer[:front] + plain_ids(self.tokenizer, self.prefix), outer[front + len(inner) :]
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return [len(self._ids(text)) for text in texts]
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        return [plain_ids(self.tokenizer, text) for text in texts]
 
     def known_share(self, text: str) -> float:
         characters, unknown = len("".join(text.split())), self.tokenizer.unk_token_id
@@ -121,9 +117,9 @@ class HuggingFaceEncoder(Encoder):
         return 1 - len("".join("".join(spans).split())) / characters
 
     @torch.inference_mode()
-    def encode(self, texts: Sequence[str]) -> Encoded:
+    def encode_tokens(self, tokens: Sequence[Sequence[int]]) -> Encoded:
         device = next(self.model.parameters()).device
-        rows = [self._ids(text)[: self.max_tokens] for text in texts]
+        rows = [list(row[: self.max_tokens]) for row in tokens]
         front, back = self._frame
         width = max(map(len, rows)) + len(front) + len(back)
         pad = self.tokenizer.pad_token_id or 0

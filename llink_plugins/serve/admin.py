@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request
 
-from llink.adapter import MANIFEST, adapters_in
+from llink.adapter.files import MANIFEST, adapters_in
 from llink.errors import LlinkError
 from llink_plugins.serve import failures
 from llink_plugins.serve.serving import Serving

@@ -1,4 +1,4 @@
-"""LLINK's own address: as many answers as texts, as ``llink.answers.answer_all`` gives them."""
+"""LLINK's own address: as many answers as texts, as ``llink.serving.answers.answer_all`` gives them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 
 from llink import plugins
-from llink.answers import answer_all
-from llink.engine import AUTO
 from llink.errors import LlinkError
+from llink.serving.answers import answer_all
+from llink.serving.reader import AUTO
 from llink_plugins.serve.serving import Serving
 from llink_plugins.serve.shapes import Shape
 
@@ -39,7 +39,7 @@ class Refusal(BaseModel):
 
 
 class One(BaseModel):
-    """What became of a text, see ``llink.answers.Answer``."""
+    """What became of a text, see ``llink.serving.answers.Answer``."""
 
     output: str
     language: str | None

@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from llink import __version__
-from llink.engine import Engine
 from llink.errors import LlinkError
+from llink.serving.engine import Engine
 from llink_plugins.serve import admin, answers, failures, libretranslate, openai_api, page
 from llink_plugins.serve.gate import Gate
 from llink_plugins.serve.serving import Serving

@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from llink import plugins
-from llink.answers import answer_all
-from llink.engine import AUTO
 from llink.errors import LlinkError
-from llink.text import script_counts
+from llink.language.text import script_counts
+from llink.serving.answers import answer_all
+from llink.serving.reader import AUTO
 from llink_plugins.serve import failures
 from llink_plugins.serve.serving import Serving
 

@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 from llink import plugins
-from llink.adapter import adapter_roots, adapters_in, pair_name
-from llink.engine import AUTO, Engine
+from llink.adapter.files import adapter_roots, adapters_in, pair_name
+from llink.adapter.shared import SHARED
 from llink.errors import LlinkError, unknown_name
-from llink.shared import SHARED
+from llink.serving.engine import Engine
+from llink.serving.reader import AUTO
 
 LOOK = 2.0
 """Seconds between two looks at which adapters are installed."""

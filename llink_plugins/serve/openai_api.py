@@ -19,11 +19,11 @@ from starlette.responses import StreamingResponse
 from starlette.types import Send
 
 from llink import plugins
-from llink.engine import AUTO
+from llink.adapter.prompt import TASKS
 from llink.errors import LlinkError
-from llink.passages import Foreign, Plain
-from llink.prompt import TASKS
-from llink.scheduler import Usage
+from llink.serving.chat import Foreign, Plain
+from llink.serving.reader import AUTO
+from llink.serving.scheduler import Usage
 from llink_plugins.serve import failures, shapes
 from llink_plugins.serve.passages import parts
 from llink_plugins.serve.serving import Serving
@@ -267,7 +267,7 @@ def _vectors(serving: Serving, asked: shapes.EmbeddingRequest, texts: Sequence[s
     for i, text in enumerate(texts):
         scripts = serving.names.scripts()
         plain = english or (asked.language == AUTO and all(isinstance(p, str) for p in parts(text, AUTO, scripts)))
-        kinds[i] = None if plain and text.strip() else engine.reader(text, language)
+        kinds[i] = None if plain and text.strip() else engine.adapter_of(text, language)
     codes = [code for code in kinds.values() if code]
     if not codes and language == AUTO:
         raise LlinkError(
@@ -280,4 +280,5 @@ def _vectors(serving: Serving, asked: shapes.EmbeddingRequest, texts: Sequence[s
         own = [texts[i] for i in mine]
         vectors = engine.embed_english(own, home) if code is None else engine.embed(own, code)
         found |= dict(zip(mine, vectors.float().cpu().tolist(), strict=True))
-    yield [array("f", found[i]) for i in range(len(texts))], sum(engine.count_tokens(list(texts)))
+    tokens = engine.reader.passages(texts, engine.resident(str(home)))
+    yield [array("f", found[i]) for i in range(len(texts))], sum(len(piece.tokens) for piece in tokens)

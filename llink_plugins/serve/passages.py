@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import regex
 
-from llink.passages import Foreign
-from llink.text import script_counts
+from llink.language.text import script_counts
+from llink.serving.chat import Foreign
 
 LETTERS = 2
 """Letters of a run that make it a text; one alone is a symbol, as π is."""

@@ -11,10 +11,10 @@ import click
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from llink.engine import Engine
 from llink.errors import LlinkError
 from llink.progress import track
-from llink.registry import load_registry
+from llink.serving.engine import Engine
+from llink.store.registry import load_registry
 from llink_plugins.serve.app import make_app
 from llink_plugins.serve.names import installed
 from llink_plugins.serve.settings import Settings

@@ -9,8 +9,9 @@ from typing import Any
 
 from starlette.requests import Request
 
-from llink.engine import AUTO, MAX_CHARS, Engine
 from llink.errors import LlinkError
+from llink.serving.engine import Engine
+from llink.serving.reader import AUTO, MAX_CHARS
 from llink_plugins.serve.metrics import Metrics
 from llink_plugins.serve.names import Names
 from llink_plugins.serve.settings import Settings
@@ -46,7 +47,7 @@ class Serving:
         if language is None or len(text) > MAX_CHARS:
             return "none"
         try:
-            return self.engine.reader(text, language)
+            return self.engine.adapter_of(text, language)
         except LlinkError:
             return "none"
 

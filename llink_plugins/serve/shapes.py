@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from llink.engine import AUTO
+from llink.serving.reader import AUTO
 
 
 def _unset(value: Any) -> Any:

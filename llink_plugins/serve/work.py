@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from starlette.requests import Request
 
 from llink.errors import LlinkError
-from llink.scheduler import Usage, asking
+from llink.serving.scheduler import Usage, asking
 from llink_plugins.serve.settings import Settings
 
 Piece = TypeVar("Piece")

@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llink import Engine, LlinkError
-from llink.adapter import BRIDGE, LORA, MANIFEST, read_manifest
-from llink.models import load_encoder
+from llink.adapter.files import BRIDGE, LORA, MANIFEST, read_manifest
 from llink.recipe import load_recipe, validate
-from llink.registry import load_registry
+from llink.store.models import load_encoder
+from llink.store.registry import load_registry
 
 CONFIG = "adapter_config.json"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1234567\n"

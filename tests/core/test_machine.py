@@ -134,8 +134,8 @@ def test_full_disk_half_way_through_a_split(tmp_path: Path) -> None:
 
 def test_full_disk_half_way_through_the_feature_cache(encoder_folder: str, tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom llink.models import load_encoder\n"
-        "from llink.training.features import FeatureCache\n"
+        "import sys\nfrom pathlib import Path\nfrom llink.store.models import load_encoder\n"
+        "from llink.features.cache import FeatureCache\n"
         f"cache = FeatureCache(Path({str(tmp_path)!r}), load_encoder({encoder_folder!r}))\n"
         "from llink import LlinkError\n"
         "try:\n    cache.ensure(['one and two ' * 9] * 1 + [str(n) for n in range(99)])\n"

@@ -6,9 +6,9 @@ import pytest
 
 from llink import plugins
 from llink.interfaces import Language, package_folder
-from llink.script import detect
-from llink.text import script_counts
-from llink.verbatim import names
+from llink.language.script import detect
+from llink.language.text import script_counts
+from llink.language.values import names
 
 CODES = ("am", "km", "my")
 

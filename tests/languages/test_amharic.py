@@ -6,7 +6,7 @@ import pytest
 
 from llink import LlinkError, plugins
 from llink.interfaces import Language
-from llink.script import detect
+from llink.language.script import detect
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llink import plugins
-from llink.generic import generic_language
 from llink.interfaces import Language
+from llink.language.generic import generic_language
 
 
 @pytest.mark.parametrize(

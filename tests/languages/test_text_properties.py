@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llink import plugins
-from llink.generic import generic_language
 from llink.interfaces import Language
-from llink.unicode import ascii_digits, having
+from llink.language.generic import generic_language
+from llink.language.unicode import ascii_digits, having
 from llink_amharic.ethiopic import ascii_numerals
 
 # The word for year.

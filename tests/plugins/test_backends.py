@@ -11,10 +11,11 @@ import tiny
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, DistilBertConfig, DistilBertModel, GPT2Config, GPT2Model
 
-from llink import LlinkError, prompt
+from llink import LlinkError
+from llink.adapter import prompt
 from llink.interfaces import Decoder, Encoder
-from llink.models import load_decoder, load_encoder
 from llink.store import ensure
+from llink.store.models import load_decoder, load_encoder
 from llink_khmer import SAMPLES
 
 Models = Callable[[str], str]

@@ -10,10 +10,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from llink.lora import Lora, LoraSwitch
-from llink.models import load_decoder
+from llink.adapter.lora import Lora, LoraSwitch
 from llink.plugins import decoder_backends
-from llink.registry import load_registry
+from llink.store.models import load_decoder
+from llink.store.registry import load_registry
 from llink_khmer import SAMPLES
 
 NAME = "qwen2.5-coder-1.5b-instruct"

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from served import Served, serve
 
 from llink import Engine
-from llink.adapter import pair_name
+from llink.adapter.files import pair_name
 from llink.cli import main
 from llink.testing import _stored
 from llink_khmer import SAMPLES

@@ -17,11 +17,11 @@ from llink.errors import LlinkError
 
 if TYPE_CHECKING:
     from llink.data.pairs import Pair
-    from llink.data.prepare import Origin, Prepared
     from llink.interfaces import Language
-    from llink.iso import IsoLanguage, Script
-    from llink.registry import Role
-    from llink.scaffold import Models, Place
+    from llink.language.iso import IsoLanguage, Script
+    from llink.new_language.prepare import Origin, Prepared
+    from llink.new_language.scaffold import Models, Place
+    from llink.store.registry import Role
 
 CHECKED_TEXTS = 200
 """How many texts the tokens are counted on."""
@@ -106,10 +106,10 @@ def command(
     it; anywhere else it is a project of its own that `pip install` takes and that can be published. Either way
     `llink train CODE` works at once.
     """
-    from llink import scaffold
-    from llink.data.prepare import Origin
     from llink.home import data_folder
-    from llink.iso import lookup
+    from llink.language.iso import lookup
+    from llink.new_language import scaffold
+    from llink.new_language.prepare import Origin
 
     asks = sys.stdin.isatty() and not yes
     iso = lookup(code)
@@ -148,7 +148,7 @@ def command(
 
 def _scripts(code: str, name: str, given: Sequence[str], asks: bool) -> list[Script]:
     """The scripts that were named, else the known one, else those that the user tells."""
-    from llink.iso import script, written_in
+    from llink.language.iso import script, written_in
 
     known = [script(item) for item in given] or written_in(code)
     if known:
@@ -175,7 +175,7 @@ def _language(
 ) -> Language:
     """The language as far as it is known without its data; E224 for a value that cannot be."""
     from llink.interfaces import Language
-    from llink.iso import ends, own_digits
+    from llink.language.iso import ends, own_digits
 
     if digits is not None and (len(digits) != 10 or len(set(digits)) != 10):
         raise LlinkError("E224", f"--digits takes ten different characters, 0 first; got {len(digits)}.")
@@ -203,8 +203,8 @@ def _name(flag: str, text: str) -> str:
 
 def _models(encoder: str, decoder: str) -> Models:
     """The models that the recipes name, empty where they are the default ones; E101 or E103 for a wrong name."""
-    from llink.registry import load_registry
-    from llink.scaffold import Models
+    from llink.new_language.scaffold import Models
+    from llink.store.registry import load_registry
 
     registry = load_registry()
 
@@ -231,7 +231,7 @@ def _data(
     asks: bool,
 ) -> Prepared | None:
     """The pairs that were named, else those that the data folder holds, else None."""
-    from llink.data.prepare import UNKNOWN, prepare, present, state
+    from llink.new_language.prepare import UNKNOWN, prepare, present, state
 
     if not sources:
         if dev:
@@ -246,8 +246,8 @@ def _data(
 
 def _completed(language: Language, scripts: Sequence[Script], prepared: Prepared, keep_digits: bool) -> Language:
     """The language with what its data tells: samples, sources, and which of several sets of digits it uses."""
-    from llink.data.prepare import data_sources, pick_samples, used_digits
-    from llink.scaffold import LISTED_SOURCES
+    from llink.new_language.prepare import data_sources, pick_samples, used_digits
+    from llink.new_language.scaffold import LISTED_SOURCES
 
     digits = language.digits
     # Those that CLDR names come first: they stay where the data have none.
@@ -263,7 +263,7 @@ def _completed(language: Language, scripts: Sequence[Script], prepared: Prepared
 
 
 def _saved(prepared: Prepared, folder: Path, dry_run: bool = False) -> None:
-    from llink.data.prepare import check_saved, save
+    from llink.new_language.prepare import check_saved, save
 
     (check_saved if dry_run else save)(prepared, folder)
 
@@ -280,7 +280,7 @@ def _report(
     dry_run: bool,
 ) -> None:
     """What the language is and what was made, or would be."""
-    from llink.data.prepare import UNKNOWN
+    from llink.new_language.prepare import UNKNOWN
 
     endonym = f" ({language.endonym})" if language.endonym else ""
     codes = ", ".join(dict.fromkeys((language.code, language.code3)))
@@ -317,7 +317,7 @@ def _line(label: str, text: str) -> None:
 
 def _checks(language: Language, prepared: Prepared, models: Models, dry_run: bool) -> None:
     """Say how the data and the two tokenizers suit the language; nothing here stops anything."""
-    from llink.data.prepare import odd_end, script_shares
+    from llink.new_language.prepare import odd_end, script_shares
 
     foreign = [pair.foreign for pair in prepared.rows]
     shares = script_shares(foreign)
@@ -336,8 +336,8 @@ def _checks(language: Language, prepared: Prepared, models: Models, dry_run: boo
 
 def _tokens(language: Language, pairs: Sequence[Pair], models: Models) -> None:
     """How finely the tokenizers cut the language up, and whether the encoder knows its script at all."""
-    from llink.inspection import LOST, fragmentation, stored_tokenizer
-    from llink.registry import load_registry
+    from llink.new_language.inspection import LOST, fragmentation, stored_tokenizer
+    from llink.store.registry import load_registry
 
     default = load_registry().default
     texts = [(pair.foreign, pair.english) for pair in pairs]
@@ -383,8 +383,8 @@ def _next(language: Language, where: Place, prepared: Prepared | None, folder: P
 
 def _translate(language: Language) -> str:
     """The command that translates a sample, with ``--language`` where its script does not tell the language."""
+    from llink.language.script import detect
     from llink.plugins import languages
-    from llink.script import detect
 
     text = language.samples[0].foreign if language.samples else "TEXT"
     try:

@@ -164,7 +164,7 @@ def dedupe(files: tuple[str, ...], language: str | None, columns: dict[str, str]
     """Write the pairs of FILEs to a new file, each once, compared without case and runs of white space."""
     from llink.data.pairs import Pairs, write_pairs
     from llink.data.split import key
-    from llink.text import normalise
+    from llink.language.text import normalise
 
     refuse_existing(out)
     counts, seen, kept = Pairs(), set[int](), 0
@@ -328,8 +328,8 @@ def audit(
     pairs = training_pairs(recipe.data, data, language.normalise).rows
     rows, opinions = auditing.sample(pairs, count, seed), None
     if hints:
-        from llink.models import load_encoder
-        from llink.training.features import FeatureCache
+        from llink.features.cache import FeatureCache
+        from llink.store.models import load_encoder
 
         encoder = load_encoder(recipe.encoder.name, **recipe.encoder.options)
         opinions = auditing.hints(FeatureCache(home() / "features", encoder), rows)
@@ -464,7 +464,7 @@ def language_of(code: str) -> Language:
     """An installed language, or what the standards say of one that no plugin brings yet."""
     from llink import plugins
     from llink.interfaces import Language
-    from llink.iso import lookup
+    from llink.language.iso import lookup
 
     try:
         return plugins.language(code)

@@ -92,7 +92,7 @@ def device() -> Iterator[Finding]:
     """The devices that torch sees, and what the CPU can do."""
     import torch
 
-    from llink.models import default_dtype
+    from llink.store.models import default_dtype
 
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         card = torch.cuda.get_device_properties(index)
@@ -156,10 +156,10 @@ def plugins() -> Iterator[Finding]:
 
 def languages() -> Iterator[Finding]:
     """The languages, and whether each has an adapter for the default pair."""
-    from llink.adapter import pair_name
+    from llink.adapter.files import pair_name
     from llink.cli.names import adapters
     from llink.plugins import languages as known
-    from llink.registry import load_registry
+    from llink.store.registry import load_registry
 
     default = load_registry().default
     for code, entry in sorted(known().items()):

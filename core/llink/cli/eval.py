@@ -98,7 +98,7 @@ def command(
     recipe, data = on_file(recipe, data)
     out = out or Path("runs") / str(chosen)
 
-    from llink.adapter import find_adapter, record_metrics
+    from llink.adapter.files import find_adapter, record_metrics
     from llink.evaluation.base import whole
     from llink.evaluation.run import measure
 

@@ -14,7 +14,7 @@ from llink.errors import LlinkError
 from llink.interfaces import Language
 
 if TYPE_CHECKING:
-    from llink.inspection import Report, SharedReading
+    from llink.new_language.inspection import Report, SharedReading
     from llink.recipe import Recipe
 
 IDLE = 0.6
@@ -62,7 +62,7 @@ def command(
     recipe = chosen_recipe(entry, recipe_name, encoder, decoder)
     check_names(recipe)
 
-    from llink.inspection import inspect
+    from llink.new_language.inspection import inspect
     from llink.plugins import language
 
     try:
@@ -76,7 +76,7 @@ def command(
 
 def inspected(code: str) -> Language:
     """The language of a plugin, else as ISO 639, CLDR and Unicode know it; E201 where nobody does."""
-    from llink.generic import generic_language
+    from llink.language.generic import generic_language
     from llink.plugins import language
 
     try:
@@ -90,10 +90,10 @@ def inspected(code: str) -> Language:
 
 def chosen_recipe(entry: Language, name: str | None, encoder: str | None, decoder: str | None) -> Recipe:
     """The recipe asked for, else ``cpu``, else the default pair with default amounts; other models laid over it."""
+    from llink.adapter.shared import SHARED
     from llink.cli.names import recipe_path
     from llink.recipe import Data, ModelChoice, Recipe, load_recipe, recipe_files
-    from llink.registry import load_registry
-    from llink.shared import SHARED
+    from llink.store.registry import load_registry
 
     if name or (entry.package and "cpu" in recipe_files(entry.package)):
         recipe = load_recipe(recipe_path(name or "cpu", entry))

@@ -15,7 +15,7 @@ def command() -> None:
     """
     from llink import store
     from llink.cli.tables import size, table
-    from llink.registry import origins
+    from llink.store.registry import origins
 
     layers = origins("models")
     rows = [

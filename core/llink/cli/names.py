@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from llink.adapter import MANIFEST, adapter_roots, adapters_in, find_adapter
+from llink.adapter.files import MANIFEST, adapter_roots, adapters_in, find_adapter
 from llink.errors import LlinkError, unknown_name
 from llink.home import expand
 from llink.interfaces import Language, package_folder
@@ -71,7 +71,7 @@ def check_names(recipe: Recipe) -> None:
     Raises:
         LlinkError: E201 language, E101 or E103 models, E203 projector, E204 slot injector, E219 losses.
     """
-    from llink.registry import load_registry
+    from llink.store.registry import load_registry
     from llink.training.objective import check_losses, check_parts
 
     language(recipe.language)

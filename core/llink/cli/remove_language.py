@@ -11,7 +11,7 @@ import click
 from llink.errors import LlinkError, unknown_name
 
 if TYPE_CHECKING:
-    from llink.registry import LanguageEntry, Layer
+    from llink.store.registry import LanguageEntry, Layer
 
 
 @click.command("remove-language", short_help="Take a language out of the registry.")
@@ -24,9 +24,9 @@ def command(code: str, delete: bool, yes: bool) -> None:
     Its package stays where it is unless --delete is given, and so does its training data in any case. A language
     that comes with an installed package goes with `pip uninstall`.
     """
-    from llink import scaffold
     from llink.home import data_folder
-    from llink.registry import edit
+    from llink.new_language import scaffold
+    from llink.store.registry import edit
 
     code, entry, layer = _entry(code)
     folder = _folder(code, entry, layer) if delete else None
@@ -52,10 +52,10 @@ def _entry(code: str) -> tuple[str, LanguageEntry, Layer]:
     Raises:
         LlinkError: E226 when an installed package brings it, E201 when nothing does.
     """
-    from llink.iso import lookup
+    from llink.language.iso import lookup
+    from llink.new_language.scaffold import in_checkout
     from llink.plugins import OWN, language_origin, languages
-    from llink.registry import registered_languages
-    from llink.scaffold import in_checkout
+    from llink.store.registry import registered_languages
 
     registered = registered_languages()
     if code not in registered:
@@ -88,7 +88,7 @@ def _package(entry: LanguageEntry, layer: Layer) -> Path:
 
 def _folder(code: str, entry: LanguageEntry, layer: Layer) -> Path:
     """What --delete deletes; E226 where that is not what ``add-language`` made."""
-    from llink.scaffold import brings, project_folder
+    from llink.new_language.scaffold import brings, project_folder
 
     package = _package(entry, layer)
     # A registry that one merely is in does not say what is deleted.

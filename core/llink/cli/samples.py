@@ -106,9 +106,9 @@ def markdown(
 ) -> str:
     """The page: a table a sentence. ``code`` is what the command was called with."""
     from llink import __version__
+    from llink.adapter.prompt import TASKS as INSTRUCTIONS
     from llink.data.instruct import DISTILLED_TASKS
     from llink.evaluation.baselines import baseline_answers
-    from llink.prompt import TASKS as INSTRUCTIONS
 
     manifest = subject.engine.resident(subject.code).manifest
     name, decoder = subject.language.name, manifest.decoder

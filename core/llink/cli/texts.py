@@ -17,12 +17,12 @@ import click
 from llink.cli.lines import count, in_chunks, lines_of, read_whole
 from llink.cli.options import adapter_option
 from llink.cli.out import opened
-from llink.documents import is_document
 from llink.errors import LlinkError
+from llink.serving.documents import is_document
 
 if TYPE_CHECKING:
-    from llink.answers import Answer
-    from llink.engine import Engine
+    from llink.serving.answers import Answer
+    from llink.serving.engine import Engine
 
 BATCH = 16
 AUTO = "auto"
@@ -115,9 +115,9 @@ def run(
         LlinkError: E501 unknown task, E201 unknown language, E505 no text, E508 unreadable file, E301 unknown adapter,
             E218/E540 for ``out``, E554 for ``server``, those of the engine, and what is wrong with a single TEXT.
     """
+    from llink.adapter.prompt import instruction_for
     from llink.cli.names import selected
-    from llink.prompt import instruction_for
-    from llink.registry import load_registry
+    from llink.store.registry import load_registry
 
     if resume and out is None:
         raise click.UsageError("--resume needs --out.")
@@ -161,8 +161,8 @@ def whole_document(file: Path, out: Path | None, answer: Callable[[Sequence[str]
     Raises:
         LlinkError: E218 where ``out`` exists, E508 unreadable file, E541 damaged document.
     """
-    from llink.documents import parse
     from llink.home import atomic_write
+    from llink.serving.documents import parse
 
     if out is not None and out.exists():
         raise LlinkError("E218", f"{out} exists.", "Give another --out, or delete it.")
@@ -183,10 +183,10 @@ def whole_document(file: Path, out: Path | None, answer: Callable[[Sequence[str]
 def answering(server: str | None, device: str, adapter: str | None) -> Callable[..., list[Answer]]:
     """What answers texts: a server, or an engine of this process."""
     if server:
-        from llink.remote import Server
+        from llink.serving.remote import Server
 
         return Server(server).answer_all
-    from llink.answers import answer_all
+    from llink.serving.answers import answer_all
 
     return partial(answer_all, _Loader(device, adapter))
 
@@ -202,7 +202,7 @@ class _Loader:
     def __call__(self, languages: Sequence[str]) -> Engine:
         from llink import plugins
         from llink.cli.names import adapter_path
-        from llink.engine import Engine
+        from llink.serving.engine import Engine
 
         if self.engine is None:
             self.engine = Engine.load(device=self.device)
@@ -224,8 +224,8 @@ class Tally:
 
     def take(self, answers: list[Answer], what: str = "Line") -> list[Answer]:
         """Count the answers to the next lines, and give them back."""
-        from llink.shared import SHARED
-        from llink.unread import BLANK
+        from llink.adapter.shared import SHARED
+        from llink.language.unread import BLANK
 
         for answer in answers:
             self.counts["lines"] += 1

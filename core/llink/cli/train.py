@@ -10,7 +10,7 @@ import click
 
 from llink.cli.options import data_option, overrides_option, recipe_option
 from llink.errors import LlinkError
-from llink.ranks import is_first
+from llink.progress import is_first
 
 if TYPE_CHECKING:
     from llink.recipe import Recipe
@@ -115,7 +115,7 @@ def command(
         return
     click.echo(f"Adapter: {adapter}")
 
-    from llink.adapter import install_adapter, pair_name, read_manifest
+    from llink.adapter.files import install_adapter, pair_name, read_manifest
     from llink.cli.names import adapters
 
     if install is None:

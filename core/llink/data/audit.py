@@ -17,7 +17,7 @@ from llink.errors import LlinkError
 from llink.interfaces import Language
 
 if TYPE_CHECKING:
-    from llink.training.features import FeatureCache
+    from llink.features.cache import FeatureCache
 
 GOOD, BAD = "good", "bad"
 FEWEST = 3

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from llink.text import normalise, script_counts
+from llink.language.text import normalise, script_counts
 
 CREDITS = {"translator-credits", "translator_credits", "your names", "your emails", "name of translators"}
 _ENTITY = r"(?!#?\w+;)"

@@ -15,8 +15,8 @@ from llink.data.files import added_to, alone
 from llink.data.pairs import BROKEN, Pair, Pairs, pair_line, rows, write_pairs
 from llink.errors import LlinkError
 from llink.interfaces import Language
+from llink.language.text import normalise
 from llink.progress import track
-from llink.text import normalise
 
 SUFFIXES = (".po", ".mo")
 

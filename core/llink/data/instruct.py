@@ -21,7 +21,9 @@ from typing import Any
 
 import yaml
 
+from llink.adapter.prompt import SYSTEM, TASKS, build
 from llink.data.files import lines, written
+from llink.data.kept import Kept
 from llink.data.pairs import (
     BROKEN,
     LOST,
@@ -34,15 +36,13 @@ from llink.data.pairs import (
     share,
     source_file,
 )
-from llink.endpoint import Endpoint, is_address, without_thoughts
 from llink.errors import LlinkError, unknown_name
 from llink.home import ensure_folder
 from llink.interfaces import Broken, Decoder
-from llink.kept import Kept
+from llink.language.text import script_counts
 from llink.progress import track
-from llink.prompt import SYSTEM, TASKS, build
 from llink.recipe import Data
-from llink.text import script_counts
+from llink.store.endpoint import Endpoint, is_address, without_thoughts
 
 DISTILLED_TASKS = tuple(task for task in TASKS if task != "translate")
 CUT = "[cut off]"
@@ -123,7 +123,7 @@ class DecoderAuthor(Author):
         self.signature = decoder.fingerprint
 
     def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[str]:
-        from llink.reading import answer_ids
+        from llink.adapter.slots import answer_ids
 
         prompts = [build(self.decoder, q.instruction, text=q.text) for q in questions]
         answers = answer_ids(self.decoder, prompts, max_new_tokens)
@@ -158,9 +158,8 @@ def open_author(name: str, licence: str | None = None, device: str = "auto", **o
     """
     if is_address(name):
         return EndpointAuthor(Endpoint.at(name, timeout=PATIENCE), licence or "unknown")
-    from llink.engine import pick_device
-    from llink.models import load_decoder
     from llink.store import ensure
+    from llink.store.models import load_decoder, pick_device
 
     stored = ensure(name, role="decoder")
     return DecoderAuthor(load_decoder(name, device=pick_device(device), **options), licence or stored.licence)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from llink.data.pairs import Pair
 from llink.errors import LlinkError
-from llink.text import normalise
+from llink.language.text import normalise
 
 
 def split(pairs: list[Pair], dev: int, *, seed: int = 17) -> tuple[list[Pair], list[Pair]]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from llink.data.pairs import Pair, Pairs
 from llink.data.split import key
+from llink.language.text import normalise, script_counts
 from llink.progress import track
-from llink.text import normalise, script_counts
 
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 EXAMPLES = 5

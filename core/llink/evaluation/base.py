@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from llink.adapter.prompt import TASKS, Prompt
 from llink.data.pairs import Pair
 from llink.errors import LlinkError
 from llink.interfaces import Language
 from llink.progress import track
-from llink.prompt import TASKS
 
 if TYPE_CHECKING:
-    from llink.engine import Engine
-    from llink.training.features import FeatureCache
+    from llink.features.cache import FeatureCache
+    from llink.serving.engine import Engine
 
 Metrics = dict[str, float]
 """By name. ``name [part]`` is the same measure over a part of the examples: a source, a length, a kind."""
@@ -74,7 +74,7 @@ class Subject:
         limit: how many pairs of a set a suite looks at; None for its own default.
         against: baselines measured beside it.
         lora: folder of the ``direct-lora`` baseline.
-        judge: name of the judge, see ``llink.judge.open_judge``.
+        judge: name of the judge, see ``llink.evaluation.judging.open_judge``.
     """
 
     engine: Engine
@@ -102,13 +102,19 @@ class Subject:
         """Tokens of the adapter's verbatim channel, 0 where it has none."""
         return self.engine.resident(self.code).manifest.verbatim
 
+    def prompts(self, rows: Sequence[Pair], task: str = "translate") -> list[Prompt]:
+        """The prompt of a task about each foreign text, as one passage."""
+        reader, resident = self.engine.reader, self.engine.resident(self.code)
+        pieces = reader.passages([p.foreign for p in rows], resident)
+        return [reader.prompt(TASKS[task], resident, [piece]) for piece in pieces]
+
     def answers(
         self, rows: Sequence[Pair], task: str = "translate", tokens: int = ANSWER_TOKENS, *, verbatim: bool = True
     ) -> list[str]:
         """The adapter's answers to the foreign texts, of so many tokens at most; empty where the engine cannot take a
         text. Suites share them. ``task`` may be a free instruction; ``verbatim`` is whether the verbatim channel is used."""
-        from llink.engine import BATCH
-        from llink.reading import in_batches
+        from llink.adapter.slots import in_batches
+        from llink.serving.engine import BATCH
 
         how = (task, tokens, verbatim)
         missing = [text for text in dict.fromkeys(p.foreign for p in rows) if (*how, text) not in self._answers]

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from llink.adapter.prompt import TASKS, build
+from llink.adapter.slots import answer_prompts, in_batches
+from llink.data.kept import Kept
 from llink.data.pairs import Pair
 from llink.evaluation.base import ANSWER_TOKENS, Subject
 from llink.home import ensure_folder, home
-from llink.kept import Kept
 from llink.progress import track
-from llink.prompt import TASKS, build
-from llink.reading import answer_prompts, in_batches
 
 READERS = ("raw", "english", "direct-lora")
 """Those that answer."""
@@ -31,7 +31,7 @@ def baseline_answers(
 
     Args:
         name: one of ``READERS``.
-        task: a task of ``llink.prompt``.
+        task: a task of ``llink.adapter.prompt``.
         tokens: of an answer at most.
 
     Raises:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from llink.adapter.prompt import SLOT, TASKS, build
 from llink.data.pairs import Pair
 from llink.evaluation.base import Evaluator, Metrics, Result, Subject, mean, prediction
 from llink.progress import track
-from llink.prompt import SLOT, TASKS, build
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ class English(Evaluator):
     def __call__(self, subject: Subject, rows: Sequence[Pair]) -> Result:
         import torch
 
-        from llink.models import load_decoder
+        from llink.store.models import load_decoder
 
         rows = subject.first(rows, PAIRS)
         engine = subject.engine

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from llink.adapter.prompt import TASKS
 from llink.data.pairs import Pair
 from llink.errors import LlinkError
 from llink.evaluation.base import Evaluator, Metrics, Result, Skip, Subject, prediction
 from llink.evaluation.baselines import baseline_answers
 from llink.home import home
-from llink.prompt import TASKS
 
 if TYPE_CHECKING:
-    from llink.judge import Judge
+    from llink.evaluation.judging import Judge
 
 PAIRS = 32
 """A judge of 1.5 B parameters takes some seconds a verdict on a CPU, and each pair asks for two a baseline."""
@@ -40,7 +40,7 @@ class Preference(Evaluator):
         return dev
 
     def __call__(self, subject: Subject, rows: Sequence[Pair]) -> Result:
-        from llink.judge.duel import calibrate, duel, summary
+        from llink.evaluation.judging.duel import calibrate, duel, summary
 
         rows = subject.first(rows, PAIRS)
         references, ours = [p.english for p in rows], subject.answers(rows)
@@ -82,13 +82,13 @@ def rivals(subject: Subject) -> list[str]:
 @lru_cache(maxsize=1)
 def opened(name: str) -> Judge:
     """The judge, kept for the next set: a local one takes long to load."""
-    from llink.judge import open_judge
+    from llink.evaluation.judging import open_judge
 
     return open_judge(name)
 
 
 def named(name: str, rival: str) -> str:
-    """A number of ``llink.judge.duel.summary`` as a metric."""
+    """A number of ``llink.evaluation.judging.duel.summary`` as a metric."""
     if name in ("low", "high"):
         return f"preference over {rival} {name}"
     return f"{name} over {rival}" if name in ("preference", "wins", "ties", "losses") else f"{name} ({rival})"

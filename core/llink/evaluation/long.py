@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
+from llink.adapter.prompt import TASKS, Prompt
 from llink.data.pairs import Pair
 from llink.errors import LlinkError
 from llink.evaluation.base import UNREADABLE, Evaluator, Metrics, Result, Skip, Subject, mean, prediction
 from llink.evaluation.baselines import baseline_answers, readers
 from llink.interfaces import Language
 from llink.progress import track
-from llink.prompt import TASKS, Prompt
+from llink.serving.reader import Piece
 
 PAGES = 8
 SENTENCES = 20
@@ -43,14 +44,14 @@ class Page:
     Attributes:
         rows: the sentences, in order.
         pair: all of it as one pair of texts.
-        pieces: the passages.
+        pieces: the passages, as the engine reads them.
         prompt: with slots for all of them.
         tokens: of each sentence's reference, as they follow each other in that of the page.
     """
 
     rows: list[Pair]
     pair: Pair
-    pieces: list[str]
+    pieces: list[Piece]
     prompt: Prompt
     tokens: list[list[int]]
 
@@ -59,7 +60,7 @@ class Page:
         found, start = [], 0
         for piece in self.pieces:
             end, length = start, -1
-            while end < len(self.rows) and length < len(piece):
+            while end < len(self.rows) and length < len(piece.text):
                 length += 1 + len(self.rows[end].foreign)
                 end += 1
             found.append(range(start, end))
@@ -150,7 +151,7 @@ def warnings(metrics: Metrics) -> list[str]:
 def sentences(rows: Sequence[Pair], language: Language, seed: int) -> list[Pair]:
     """At most ``PAGES`` times ``SENTENCES`` pairs, drawn by seed: single sentences of a length that adapters are trained
     on, no text twice."""
-    from llink.engine import LONG
+    from llink.serving.reader import LONG
 
     found: dict[str, Pair] = {}
     for pair in {p.foreign: p for p in rows}.values():
@@ -182,17 +183,18 @@ def pages_of(subject: Subject, rows: Sequence[Pair]) -> tuple[list[Page], int]:
 def page_of(subject: Subject, rows: Sequence[Pair]) -> Page:
     """As many of the sentences as one prompt holds, with room for the answer; raises ``Skip`` where that is not one."""
     decoder: Any = subject.engine.decoder
+    reader, resident = subject.engine.reader, subject.engine.resident(subject.code)
     room = getattr(decoder.model.config, "max_position_embeddings", None)
     for count in range(len(rows), 0, -1):
         some = list(rows[:count])
         text = joined(some, subject.language)
         try:
-            pieces = subject.engine.pieces(text, subject.code)
+            pieces = reader.pieces(text, resident)
         except LlinkError as error:
             if error.code not in UNREADABLE:
                 raise
             continue
-        prompt = subject.engine.prompt(INSTRUCTION, subject.code, pieces)
+        prompt = reader.prompt(INSTRUCTION, resident, pieces)
         tokens = [decoder.tokenize(f" {p.english}" if n else p.english) for n, p in enumerate(some)]
         if room is None or len(prompt.ids) + room_for([tokens]) <= room:
             return Page(some, Pair(" ".join(p.english for p in some), text, "page"), pieces, prompt, tokens)
@@ -259,15 +261,15 @@ def usage_gaps(subject: Subject, pages: Sequence[Page]) -> dict[tuple[int, int],
     """
     import torch
 
-    from llink.reading import target_losses
+    from llink.adapter.slots import target_losses
 
     engine = subject.engine
-    decoder, bridge = engine.decoder, engine.resident(subject.code).bridge
+    decoder, resident = engine.decoder, engine.resident(subject.code)
     gaps: dict[tuple[int, int], float] = {}
     total = sum(len(page.pieces) for page in pages)
     with engine.using(subject.code), torch.inference_mode(), track("Losses", total=total) as bar:
         for number, page in enumerate(pages):
-            own = [engine.slots([piece], subject.code)[0] for piece in page.pieces]
+            own = engine.reader.slots(page.pieces, resident)
             right = torch.cat(own)
             starts = [0, *accumulate(map(len, own))]
             spans = [0, *accumulate(map(len, page.tokens))]
@@ -279,7 +281,7 @@ def usage_gaps(subject: Subject, pages: Sequence[Page]) -> dict[tuple[int, int],
                 less = right.repeat(len(some), 1, 1)
                 for row, piece in enumerate(some):
                     count = starts[piece + 1] - starts[piece]
-                    less[row, starts[piece] : starts[piece + 1]] = bridge.none(1, count)[0]
+                    less[row, starts[piece] : starts[piece + 1]] = resident.bridge.none(1, count)[0]
                 # What is said behind the last of these passages is of no concern to them.
                 end = spans[places[some[-1]].stop]
                 without = target_losses(decoder, page.prompt, less, [ids[:end]] * len(some))

@@ -9,7 +9,7 @@ from typing import Any
 
 from llink.evaluation.results import Evaluation
 from llink.evaluation.retrieval import bucket
-from llink.figures import OURS, REST, figure, png
+from llink.training.figures import OURS, REST, figure, png
 
 KINDS = {"right": "right slots", "zero": "no slots", "shuffled": "another text's slots"}
 

@@ -28,10 +28,10 @@ class Retrieval(Evaluator):
     def __call__(self, subject: Subject, rows: Sequence[Pair]) -> Result:
         import torch
 
-        from llink.evaluation.ranks import answers, both_directions, chance, retrieval_ranks, ties
         from llink.evaluation.zero_shot import zero_shot
-        from llink.training.features import FeatureCache
-        from llink.training.teacher import TeacherEncoder
+        from llink.features.cache import FeatureCache
+        from llink.features.teacher import TeacherEncoder
+        from llink.training.ranks import answers, both_directions, chance, retrieval_ranks, ties
 
         chosen = subject.first(rows, CANDIDATES)
         rows = list({(p.english, p.foreign): p for p in chosen}.values())
@@ -105,8 +105,8 @@ def read_by_decoder(subject: Subject, name: str, rows: Sequence[Pair]) -> float:
     import torch
 
     from llink.evaluation.baselines import reading
-    from llink.evaluation.ranks import answers, retrieval_metrics
     from llink.training.direct_lora import vectors
+    from llink.training.ranks import answers, retrieval_metrics
 
     with reading(subject, name), torch.inference_mode():
         sides = [

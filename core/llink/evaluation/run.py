@@ -13,16 +13,16 @@ from typing import Any
 
 from llink import __version__
 from llink.data.pairs import Pair, dev_pairs
-from llink.engine import Engine
 from llink.errors import LlinkError, unknown_name
 from llink.evaluation import BASELINES, SUITES, evaluator
 from llink.evaluation.base import Evaluator, Metrics, Skip, Subject
 from llink.evaluation.baselines import lora_hash
 from llink.evaluation.results import METRICS, PREDICTIONS
+from llink.features.cache import FeatureCache
 from llink.home import atomic_write, home, read_json, write_json
 from llink.interfaces import Language
 from llink.recipe import Recipe
-from llink.training.features import FeatureCache
+from llink.serving.engine import Engine
 
 SAMPLES = "samples"
 SEED = 17
@@ -106,7 +106,7 @@ def measure(
         limit: how many pairs of each set; each suite has its own default.
         against: baselines beside it, of ``BASELINES``.
         lora: folder of the baseline ``direct-lora``.
-        judge: name of the judge, see ``llink.judge.open_judge``; without it that suite is skipped.
+        judge: name of the judge, see ``llink.evaluation.judging.open_judge``; without it that suite is skipped.
         samples: whether the language's own samples stand in where there is no dev data.
         max_slots: how many slots a passage may get, see ``Engine``.
         out: folder of what is found, a sub-folder a suite and set; what it has of this very evaluation is taken up.

@@ -8,14 +8,16 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from llink.adapter.prompt import TASKS, build
+from llink.adapter.slots import filled
 from llink.data.pairs import Pair
 from llink.evaluation.base import Evaluator, Result, Subject, mean, prediction
 from llink.progress import track
-from llink.prompt import TASKS, build
-from llink.reading import filled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from llink.serving.reader import Piece
 
 PAIRS = 200
 TIMED = 16
@@ -38,8 +40,7 @@ class Tokens(Evaluator):
         foreign, english = (mean(counts[id(p)][side] for p in rows) for side in (0, 1))
         bare = len(build(decoder, TASKS["translate"], slots=1).ids) - 1
         # Slots and, where the adapter has it, the verbatim channel.
-        prompts = [engine.prompt(TASKS["translate"], subject.code, p.foreign) for p in rows]
-        own = {id(p): len(prompt.ids) - bare for p, prompt in zip(rows, prompts, strict=True)}
+        own = {id(p): len(prompt.ids) - bare for p, prompt in zip(rows, subject.prompts(rows), strict=True)}
         ours = mean(own.values())
         read = engine.encoder.count_tokens([p.foreign for p in rows])
         raw_flops = mean(flops(decoder.model, bare + counts[id(p)][0]) for p in rows)
@@ -83,19 +84,17 @@ class Tokens(Evaluator):
         found = {}
         with torch.inference_mode(), track("Timing", total=len(rows)) as bar:
             for pair in rows:
-                text = resident.language.normalise(pair.foreign)
+                [piece] = engine.reader.passages([pair.foreign], resident)
 
-                [count] = engine.counts([text], subject.code)
-
-                def read(text: str = text, count: int = count) -> Tensor:
-                    encoded = engine.encoder.encode([text])
+                def read(piece: Piece = piece) -> Tensor:
+                    encoded = engine.encoder.encode([piece.text])
                     own = (encoded.pooled.float(), encoded.states.float(), encoded.mask)
                     on_device = (part.to(resident.bridge.reserved.device) for part in own)
-                    return resident.bridge(*on_device, count)[0]
+                    return resident.bridge(*on_device, piece.k)[0]
 
                 slots = read()
                 raw = filled(decoder, build(decoder, TASKS["translate"], text=pair.foreign), None, device)
-                prompt = engine.prompt(TASKS["translate"], subject.code, text)
+                prompt = engine.reader.prompt(TASKS["translate"], resident, [piece])
                 own = filled(decoder, prompt, slots.to(device), device)
                 with engine.using(None):
                     bare = _seconds(partial(_prefill, decoder.model, raw))

@@ -6,12 +6,12 @@ import importlib.util
 import re
 from collections.abc import Sequence
 
+from llink.adapter.prompt import TASKS, build
 from llink.data.pairs import Pair
 from llink.evaluation.base import Evaluator, Metrics, Result, Subject, mean, prediction
 from llink.evaluation.baselines import baseline_answers, readers
 from llink.interfaces import Language
-from llink.prompt import TASKS, build
-from llink.text import script_counts
+from llink.language.text import script_counts
 
 PAIRS = 40
 COMET = "Unbabel/wmt22-comet-da"
@@ -51,7 +51,7 @@ class Translate(Evaluator):
             metrics[f"bleu {name}"] = bleu.corpus_score(answers, [references]).score
         decoder = subject.engine.decoder
         bare = len(build(decoder, TASKS["translate"], slots=1).ids) - 1
-        prompts = [subject.engine.prompt(TASKS["translate"], subject.code, p.foreign) for p in rows]
+        prompts = subject.prompts(rows)
         tokens = mean(len(prompt.ids) - bare for prompt in prompts)
         raw_tokens = mean(len(decoder.tokenize(p.foreign)) for p in rows)
         metrics |= {

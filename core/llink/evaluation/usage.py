@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from llink.adapter.prompt import TASKS
 from llink.data.pairs import Pair
 from llink.errors import LlinkError
 from llink.evaluation.base import Evaluator, Metrics, Result, Subject, mean, prediction
 from llink.progress import track
-from llink.prompt import TASKS
 
 if TYPE_CHECKING:
-    from llink.bridge import Bridge
+    from llink.adapter.bridge import Bridge
 
 PAIRS = 200
 BATCH = 16
@@ -40,25 +40,24 @@ class Usage(Evaluator):
     def __call__(self, subject: Subject, rows: Sequence[Pair]) -> Result:
         import torch
 
-        from llink.reading import in_batches, target_losses
+        from llink.adapter.slots import in_batches, target_losses
         from llink.training.warm_start import features
 
         rows = subject.first(rows, PAIRS)
         subject.cache.ensure([p.foreign for p in rows])
-        decoder, bridge = subject.engine.decoder, subject.engine.resident(subject.code).bridge
-        counts = dict(zip(rows, subject.engine.counts([p.foreign for p in rows], subject.code), strict=True))
-        rows = sorted(rows, key=lambda p: (counts[p], len(p.english)))
+        reader, resident = subject.engine.reader, subject.engine.resident(subject.code)
+        decoder, bridge = subject.engine.decoder, resident.bridge
+        pieces = dict(zip(rows, reader.passages([p.foreign for p in rows], resident), strict=True))
+        rows = sorted(rows, key=lambda p: (pieces[p].k, len(p.english)))
         others = other_bridges(subject)
         losses: dict[str, dict[int, list[float]]] = {}
         with subject.engine.using(subject.code), torch.inference_mode(), track("Losses", total=len(rows)) as bar:
             for number, part in enumerate(in_batches(len(rows), BATCH)):
                 wanted = [decoder.tokenize(p.english) for p in rows[part]]
                 read = features(subject.cache, [p.foreign for p in rows[part]], bridge.reserved.device)
-                count = max(counts[p] for p in rows[part])
+                count = max(pieces[p].k for p in rows[part])
                 slots = bridge(*read, count)
-                prompts = [
-                    subject.engine.prompt(TASKS["translate"], subject.code, p.foreign, count) for p in rows[part]
-                ]
+                prompts = [reader.prompt(TASKS["translate"], resident, [pieces[p]], slots=count) for p in rows[part]]
                 kinds = {"right": slots, "zero": bridge.none(len(slots), count)}
                 if len(rows) > 1:
                     kinds["shuffled"] = slots.roll(1, 0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llink.data.pairs import Pair
-from llink.evaluation.ranks import answers, both_directions, chance
-from llink.training.features import FeatureCache
+from llink.features.cache import FeatureCache
+from llink.training.ranks import answers, both_directions, chance
 
 
 def zero_shot(cache: FeatureCache, pairs: Sequence[Pair]) -> dict[str, float]:

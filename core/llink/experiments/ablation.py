@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-from llink.adapter import read_manifest
+from llink.adapter.files import read_manifest
 from llink.experiments.base import Changes, Experiment, Row, Study, changed
 from llink.experiments.drawing import across
 from llink.experiments.injectors import CHRF, EXACT, over_all

@@ -17,14 +17,14 @@ from typing import Any, ClassVar
 
 from llink import __version__
 from llink.data.pairs import Pair
-from llink.engine import Engine
 from llink.errors import LlinkError
 from llink.evaluation import evaluator
 from llink.evaluation.base import Result, Skip, Subject
 from llink.experiments import EXPERIMENTS
-from llink.figures import figure, png
 from llink.home import atomic_write, ensure_folder, read_json, write_json
 from llink.recipe import Recipe, validate
+from llink.serving.engine import Engine
+from llink.training.figures import figure, png
 from llink.training.run import Run
 
 SHARED, ABOUT, RESULT = "shared", "experiment.json", "result.json"

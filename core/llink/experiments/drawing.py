@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llink.figures import OURS, REST
+from llink.training.figures import OURS, REST
 
 
 def bars(axes: Any, places: Sequence[str], groups: Mapping[str, Sequence[float]]) -> None:

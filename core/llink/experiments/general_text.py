@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from llink import plugins
 from llink.data.pairs import Pair, training_pairs
-from llink.evaluation.ranks import answers, both_directions
 from llink.experiments.base import Changes, Experiment, Row, Study
 from llink.experiments.drawing import across
 from llink.recipe import Recipe
+from llink.training.ranks import answers, both_directions
 from llink.training.run import Run
 
 PENALTIES = (0.01, 1.0, 10.0)

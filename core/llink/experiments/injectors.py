@@ -7,7 +7,7 @@ from statistics import mean, median
 from typing import Any
 
 from llink import plugins
-from llink.adapter import load_bridge, read_manifest
+from llink.adapter.files import load_bridge, read_manifest
 from llink.evaluation.base import Result
 from llink.experiments.base import Changes, Experiment, Row, Study
 from llink.experiments.drawing import lines

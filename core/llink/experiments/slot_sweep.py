@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from llink.adapter import read_manifest
+from llink.adapter.files import read_manifest
 from llink.evaluation.base import Result
 from llink.experiments.base import Changes, Experiment, Row, Study
 from llink.experiments.drawing import lines

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llink.adapter.slots import in_batches
 from llink.experiments.base import Changes, Experiment, Row, Study
 from llink.experiments.drawing import grid
+from llink.features.cache import SHARD, FeatureCache
+from llink.features.teacher import TeacherEncoder, depth, teacher_states
 from llink.home import home
 from llink.interfaces import Decoder, Encoded
-from llink.reading import in_batches
 from llink.recipe import Recipe, Teacher
-from llink.training.features import SHARD, FeatureCache
 from llink.training.run import Run
-from llink.training.teacher import TeacherEncoder, depth, teacher_states
 
 LAST = -1
 POSITIONS = ("mean", "reserved")
@@ -111,7 +111,7 @@ class _Together(TeacherEncoder):
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         if any(text not in self.made for text in texts):
-            states = teacher_states(self.decoder, self.teachers, texts, self.max_tokens)
+            states = teacher_states(self.decoder, self.teachers, self.tokenize(texts), self.max_tokens)
             self.made.update({text: [of[i] for of in states] for i, text in enumerate(texts)})
         return self.encoded(torch.stack([self.made[text][self.number] for text in texts]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llink.adapter import read_manifest
+from llink.adapter.files import read_manifest
 from llink.evaluation.usage import signatures
 from llink.experiments.base import Changes, Experiment, Row, Study
 from llink.experiments.drawing import lines

@@ -20,7 +20,7 @@ from llink.bounded import LFS_HINT, Unfit, is_lfs_pointer, read_json
 from llink.errors import LlinkError
 from llink.home import atomic_write, ensure_folder, expand, home, write_error
 from llink.plugins import decoder_backends, encoder_backends
-from llink.registry import HubSource, ModelEntry, Role, load_registry, wrong_role
+from llink.store.registry import HubSource, ModelEntry, Role, load_registry, wrong_role
 
 RECORD = "llink.json"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llink.errors import LlinkError
 from llink.home import write_error
-from llink.quiet import silence
+from llink.progress import silence
 
 
 def convert(source: Path, target: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from llink.errors import LlinkError
 from llink.home import write_error
-from llink.quiet import silence
+from llink.progress import silence
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,7 +18,7 @@ from pathlib import Path
 from llink.errors import LlinkError
 from llink.home import write_error
 from llink.progress import track
-from llink.registry import HubSource, WheelFile, WheelSource
+from llink.store.registry import HubSource, WheelFile, WheelSource
 
 BLOCK = 1 << 20
 

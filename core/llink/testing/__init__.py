@@ -17,7 +17,7 @@ import pytest
 from llink.interfaces import Sample
 
 if TYPE_CHECKING:
-    from llink.registry import Role
+    from llink.store.registry import Role
 
 ENGLISH = (
     "Answer in English. Translate to English. Summarize the text in one sentence. List the key points of the text.",
@@ -75,9 +75,9 @@ def tmp_registry(tiny_encoder: Path, tiny_decoder: Path, tmp_path: Path, monkeyp
 
 def _stored(name: str, folder: Path, role: Role, home: Path) -> dict[str, Any]:
     """Put a model into the store as if fetched; returns its registry entry, with the backend that claims it."""
-    from llink.registry import ModelEntry
     from llink.store import RECORD, ensure
     from llink.store.fetch import weight_hashes
+    from llink.store.registry import ModelEntry
 
     model = ensure(str(folder), role)
     source = {"hub": {"repo": f"llink-testing/{name}", "sha256": weight_hashes(folder)}}
@@ -149,8 +149,8 @@ def check_injector(kind: str, slots: int = 6, **options: Any) -> None:
     """
     import torch
 
-    from llink.adapter import kept, rebuilt
-    from llink.bridge import Bridge
+    from llink.adapter.bridge import Bridge
+    from llink.adapter.files import kept, rebuilt
     from llink.recipe import InjectorChoice, ProjectorChoice
 
     close, norm, lengths = torch.testing.assert_close, 0.7, (11, 11, 4, 1)

@@ -16,7 +16,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from llink.quiet import no_bars
+from llink.progress import no_bars
 
 LAYERS = 3
 # As SmolLM2's own: a system message of its own where the chat brings none.

@@ -21,19 +21,19 @@ from peft import PeftModel, set_peft_model_state_dict
 from torch import Tensor
 
 from llink import plugins
-from llink.adapter import MANIFEST, lora_weights
+from llink.adapter.files import MANIFEST, lora_weights
+from llink.adapter.lora import Lora, LoraSwitch
+from llink.adapter.prompt import TASKS, build
+from llink.adapter.scoring import answer_losses, embedded
+from llink.adapter.slots import in_batches
 from llink.data.instruct import read_instructions
 from llink.data.pairs import Pair, dev_pairs, english_text, training_pairs
 from llink.errors import LlinkError
 from llink.home import write_json
 from llink.interfaces import Decoder
-from llink.lora import Lora, LoraSwitch
-from llink.models import load_decoder
 from llink.progress import track
-from llink.prompt import TASKS, build
-from llink.reading import in_batches
 from llink.recipe import Recipe, StageB
-from llink.scoring import answer_losses, embedded
+from llink.store.models import load_decoder
 from llink.training import trackers
 from llink.training.data_record import check_data
 from llink.training.loop import Log, Measure, Part, Stage, accelerator_for, fit, warmup_cosine, whole_batch

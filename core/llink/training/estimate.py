@@ -16,14 +16,14 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 
 from llink import plugins
-from llink.bridge import Bridge
+from llink.adapter.bridge import Bridge
+from llink.adapter.losses.info_nce import InfoNCE
 from llink.data.instruct import distil
 from llink.data.pairs import Pair, share
+from llink.features.cache import BATCH_TOKENS, FeatureCache, token_batches
 from llink.interfaces import Decoder, Encoder
-from llink.losses.info_nce import InfoNCE
 from llink.progress import track
 from llink.recipe import Injection, Recipe
-from llink.training.features import BATCH_TOKENS, FeatureCache, token_batches
 from llink.training.machine import peak_memory
 from llink.training.stage_b import Example, add_lora, dev_losses, train_stage_b, whole_steps, with_values
 from llink.training.warm_start import train_warm_start

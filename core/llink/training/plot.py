@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from llink.errors import LlinkError
-from llink.figures import OURS, REST, figure, png
 from llink.home import atomic_write
+from llink.training.figures import OURS, REST, figure, png
 
 LOG = "metrics.jsonl"
 PLOT = "train.png"

@@ -19,27 +19,36 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llink import plugins, prompt
-from llink.adapter import Manifest, check, find_adapter, load_bridge, lora_weights, read_manifest, save_adapter
-from llink.bridge import Bridge
+from llink import plugins
+from llink.adapter import prompt
+from llink.adapter.bridge import Bridge
+from llink.adapter.files import (
+    Manifest,
+    check,
+    find_adapter,
+    load_bridge,
+    lora_weights,
+    read_manifest,
+    save_adapter,
+)
+from llink.adapter.shared import SHARED, has_shared
 from llink.data.instruct import Instruction, distil, read_instructions
 from llink.data.pairs import Pair, Pairs, dev_pairs, english_text, repeated, share, training_pairs
 from llink.errors import LlinkError
-from llink.evaluation.ranks import answers, both_directions, retrieval_metrics
+from llink.features.cache import FeatureCache, Features, MatchedMeans, Vectors
+from llink.features.teacher import TeacherEncoder
 from llink.home import atomic_write, expand, home, sweep
 from llink.interfaces import Decoder, Encoder, Language
-from llink.models import load_decoder, load_encoder
 from llink.recipe import Injection, Recipe, load_recipe
-from llink.shared import SHARED, has_shared
+from llink.store.models import load_decoder, load_encoder
 from llink.training import trackers
 from llink.training.data_record import check_data
-from llink.training.features import FeatureCache, Features, MatchedMeans, Vectors
 from llink.training.loop import accelerator_for
 from llink.training.objective import check_losses, check_parts
+from llink.training.ranks import answers, both_directions, retrieval_metrics
 from llink.training.run_folder import RunFolder, hold
 from llink.training.stage_a import AlignmentData, train_stage_a
 from llink.training.stage_b import Example, Passage, add_lora, dev_losses, train_stage_b, with_values
-from llink.training.teacher import TeacherEncoder
 from llink.training.warm_start import train_warm_start
 
 CANDIDATES = 1024

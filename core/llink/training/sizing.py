@@ -27,13 +27,13 @@ import yaml
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from llink.bridge import Bridge
+from llink.adapter.bridge import Bridge
 from llink.errors import LlinkError, unknown_name
+from llink.features.cache import BATCH_TOKENS
 from llink.interfaces import ATTENTION_AND_MLP
-from llink.models import WITH_POOLER
 from llink.recipe import Injection, ModelChoice, Recipe
+from llink.store.models import WITH_POOLER
 from llink.training.estimate import FINAL_DEV, TRAINED_BYTES
-from llink.training.features import BATCH_TOKENS
 from llink.training.stage_b import add_lora, whole_steps
 
 MFU = 0.35

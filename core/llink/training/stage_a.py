@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
+from llink.features.cache import Vectors
 from llink.recipe import StageA
-from llink.training.features import Vectors
 from llink.training.loop import Log, Part, Stage, fit, warmup_cosine, whole_batch
 from llink.training.objective import Objective
 

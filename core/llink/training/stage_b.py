@@ -15,18 +15,18 @@ from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
-from llink.bridge import Bridge
+from llink.adapter.bridge import Bridge
+from llink.adapter.prompt import TASKS, Prompt, beside, build, channel
+from llink.adapter.scoring import answer_logits, embedded
+from llink.adapter.slots import in_batches, padded, target_logits, target_losses, token_losses
+from llink.features.cache import Features
 from llink.interfaces import Decoder, Language
-from llink.prompt import TASKS, Prompt, beside, build, channel
-from llink.reading import in_batches, padded, target_logits, target_losses, token_losses
+from llink.language.values import bounded
 from llink.recipe import Injection, StageB, Verbatim
-from llink.scoring import answer_logits, embedded
-from llink.training.features import Features
+from llink.training.examples import Batches
 from llink.training.loop import Log, Measure, Part, Stage, fit, warmup_cosine, whole_batch
 from llink.training.objective import Objective
-from llink.training.verbatim import Batches
 from llink.training.warm_start import SlotTargets, features, length_batches, slot_inputs, slots_of_step
-from llink.verbatim import bounded
 
 
 @dataclass(frozen=True)

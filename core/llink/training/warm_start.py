@@ -22,10 +22,10 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
-from llink.bridge import Bridge
+from llink.adapter.bridge import Bridge
+from llink.features.cache import Features
 from llink.interfaces import Decoder
 from llink.recipe import Slots, WarmStart
-from llink.training.features import Features
 from llink.training.loop import Log, Part, Stage, fit, warmup_cosine, whole_batch
 from llink.training.objective import Objective
 
