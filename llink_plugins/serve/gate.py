@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import time
@@ -59,7 +60,7 @@ class Gate:
         try:
             refused = await self._refused(scope, receive)
             if isinstance(refused, int):
-                content = failures.body(scope["path"], refused, _REASONS[refused], "E556")
+                content = failures.body(scope["path"], refused, _REASONS[refused], "E556", _REASONS[refused])
                 await failures.response(scope["path"], refused, content)(scope, receive, sent)
             else:
                 await self.app(scope, refused, sent)
@@ -103,7 +104,7 @@ class Gate:
             body = await asyncio.wait_for(self._body(headers, receive), self.settings.body_timeout)
         except asyncio.TimeoutError:
             return 408
-        return 413 if body is None else _replayed(body, receive)
+        return 413 if body is None else _replayed(_whole(body), receive)
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
         """All of it; None where it is too large."""
@@ -140,6 +141,16 @@ _REASONS = {
 def _bearer(headers: Headers) -> str:
     kind, _, key = headers.get("authorization", "").partition(" ")
     return key.strip() if kind.lower() == "bearer" else ""
+
+
+def _whole(body: bytes) -> bytes:
+    """JSON in which half a character, which UTF-8 has no bytes for, is a question mark."""
+    if b"\\ud" not in body.lower():
+        return body
+    try:
+        return json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
+    except (ValueError, RecursionError):
+        return body
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -62,7 +62,8 @@ def test_chat_is_what_the_engine_says(client: openai.OpenAI, engine: Engine) -> 
     assert made.usage is not None
     assert made.usage.total_tokens == made.usage.prompt_tokens + made.usage.completion_tokens
     used = made.usage.model_dump()
-    assert used["slots"] == engine.counts([KHMER[0]], "km")[0]
+    [piece] = engine.reader.whole([KHMER[0]], engine.resident("km"))
+    assert used["slots"] == piece.k
     assert used["raw_tokens"] == len(engine.decoder.tokenize(KHMER[0]))
 
 
