@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from llink.serving.engine import Engine
-from llink.serving.scheduler import Usage
+from llink.serving.scheduler import TokenCount
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -37,7 +37,7 @@ class Metrics:
         self.requests.labels(route, str(status or 499)).inc()
         self.seconds.labels(route).observe(seconds)
 
-    def count(self, usage: Usage, adapter: str, first: float, last: float) -> None:
+    def count(self, usage: TokenCount, adapter: str, first: float, last: float) -> None:
         """Count an answer, whole or not."""
         for kind in ("prompt", "slots", "raw", "answer"):
             self.tokens.labels(adapter, kind).inc(getattr(usage, kind))

@@ -23,7 +23,7 @@ from llink.adapter.prompt import TASKS
 from llink.errors import LlinkError
 from llink.serving.chat import Foreign, Plain
 from llink.serving.reader import AUTO
-from llink.serving.scheduler import Usage
+from llink.serving.scheduler import TokenCount
 from llink_plugins.serve import failures, shapes
 from llink_plugins.serve.passages import parts
 from llink_plugins.serve.serving import Serving
@@ -190,11 +190,11 @@ def _until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
         yield held
 
 
-def _finish(usage: Usage) -> Any:
+def _finish(usage: TokenCount) -> Any:
     return "length" if usage.cut else "stop"
 
 
-def _used(*usages: Usage) -> shapes.Used:
+def _used(*usages: TokenCount) -> shapes.Used:
     prompt, answer, slots, raw = (sum(getattr(u, n) for u in usages) for n in ("prompt", "answer", "slots", "raw"))
     return shapes.Used(
         prompt_tokens=prompt, completion_tokens=answer, total_tokens=prompt + answer, slots=slots, raw_tokens=raw

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from starlette.requests import Request
 
 from llink.errors import LlinkError
-from llink.serving.scheduler import Usage, asking
+from llink.serving.scheduler import TokenCount, asking
 from llink_plugins.serve.settings import Settings
 
 Piece = TypeVar("Piece")
@@ -39,7 +39,7 @@ class Job(Generic[Piece]):
     work: Work
     client: str
     make: Callable[[threading.Event], Iterator[Piece]]
-    usage: Usage = field(default_factory=Usage)
+    usage: TokenCount = field(default_factory=TokenCount)
     first: float = 0.0
     last: float = 0.0
 

@@ -71,7 +71,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Usage:
+class TokenCount:
     """What answers took, in tokens of the decoder; counted on while they are made."""
 
     rows: list[Row] = field(default_factory=list)
@@ -102,7 +102,7 @@ class Usage:
         return any(len(row.ids) >= row.limit for row in self.rows)
 
 
-_asking: ContextVar[tuple[str, Usage]] = ContextVar("asking", default=("", Usage()))
+_asking: ContextVar[tuple[str, TokenCount]] = ContextVar("asking", default=("", TokenCount()))
 
 
 def counted() -> bool:
@@ -111,9 +111,9 @@ def counted() -> bool:
 
 
 @contextmanager
-def asking(client: str) -> Iterator[Usage]:
+def asking(client: str) -> Iterator[TokenCount]:
     """Within the block this thread's requests are the client's, which has its fair turn, and are counted."""
-    usage = Usage()
+    usage = TokenCount()
     before = _asking.set((client, usage))
     try:
         yield usage
