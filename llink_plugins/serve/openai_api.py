@@ -125,7 +125,6 @@ def _conversation(serving: Serving, asked: shapes.Asked, prompt: str | None = No
     language = serving.names.language(asked.model, asked.language)
     messages = [shapes.Message(role="user", content=prompt)] if prompt is not None else getattr(asked, "messages", [])
     serving.must_be_short(text for message in messages for text in _texts(message))
-    turns = [(_role(message), _contents(serving, message, language)) for message in messages]
     options = {**asked.options(serving.settings.max_tokens), "timeout": serving.patience(asked.timeout)}
     engine = serving.engine
     if asked.task is not None:
@@ -137,6 +136,7 @@ def _conversation(serving: Serving, asked: shapes.Asked, prompt: str | None = No
             return engine.stream(told, language, task=asked.task, cancel=cancel, **options)
 
     else:
+        turns = [(_role(message), _contents(serving, message, language)) for message in messages]
         foreign = [part for _, own in turns for part in own if isinstance(part, Foreign)]
         reader = serving.reader(foreign[0].text, foreign[0].language) if foreign else "none"
 

@@ -20,22 +20,31 @@ from llink_plugins.serve.names import installed
 from llink_plugins.serve.settings import Settings
 
 HEADER_TIMEOUT = 10.0
-"""Seconds that a connection may be open before it has asked for anything."""
+"""Seconds that a connection may be open without having asked for anything whole."""
 
 
 class Protocol(H11Protocol):
     """HTTP/1.1 that lets go of a connection which does not say what it wants."""
 
+    silent: Any = None
+    """The last request's state, where there has been nothing new since the look before this one."""
+
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.waited = self.loop.call_later(HEADER_TIMEOUT, self.let_go)
+        self.look = self.loop.call_later(HEADER_TIMEOUT / 2, self.let_go)
 
     def let_go(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        # Between two requests uvicorn has a clock of its own, until the first byte of the next one.
+        idle = (self.cycle is None or self.cycle.response_complete) and self.timeout_keep_alive_task is None
+        state = (id(self.cycle),) if idle else None
+        if idle and state == self.silent:
             self.transport.close()
+            return
+        self.silent = state
+        self.look = self.loop.call_later(HEADER_TIMEOUT / 2, self.let_go)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.waited.cancel()
+        self.look.cancel()
         super().connection_lost(exc)
 
 
