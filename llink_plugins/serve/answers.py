@@ -82,4 +82,4 @@ def routes(serving: Serving) -> APIRouter:
 
 
 def _refusal(error: LlinkError | None) -> Refusal | None:
-    return error and Refusal(code=error.code, message=error.message, hint=error.hint)
+    return Refusal(code=error.code, message=error.message, hint=error.hint) if error else None

@@ -26,9 +26,12 @@ def make_app(engine: Engine, settings: Settings, encoder: str) -> Gate:
     """
     serving = Serving(engine, settings, encoder)
     app = FastAPI(
-        title="LLINK", version=__version__, docs_url=None, redoc_url=None,
+        title="LLINK",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
         description="A small English language model answers about text in a language it cannot read.",
-    )  # fmt: skip
+    )
     app.state.serving = serving
     app.add_exception_handler(LlinkError, failures.llink_error)
     app.add_exception_handler(HTTPException, failures.http_error)

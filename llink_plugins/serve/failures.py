@@ -15,12 +15,28 @@ RETRY = 2
 """Seconds after which one that was turned away may come again."""
 LIBRETRANSLATE = ("/translate", "/detect", "/languages")
 STATUS = {
-    **dict.fromkeys(("E201", "E501", "E502", "E503", "E504", "E509", "E510", "E511", "E516", "E517", "E518", "E541"), 422),
-    "E301": 404, "E512": 503, "E513": 429, "E514": 504, "E515": 404, "E555": 404, "E556": 422, "E557": 429, "E558": 403,
-}  # fmt: skip
+    **dict.fromkeys(
+        ("E201", "E501", "E502", "E503", "E504", "E509", "E510", "E511", "E516", "E517", "E518", "E541"), 422
+    ),
+    "E301": 404,
+    "E512": 503,
+    "E513": 429,
+    "E514": 504,
+    "E515": 404,
+    "E555": 404,
+    "E556": 422,
+    "E557": 429,
+    "E558": 403,
+}
 """The status of each error that is not the server's own fault."""
-KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error",
-         503: "server_error", 504: "timeout_error"}  # fmt: skip
+KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "server_error",
+    504: "timeout_error",
+}
 
 
 def body(

@@ -146,7 +146,7 @@ async def _read(serving: Serving, request: Request, shape: type[Any]) -> Any:
             fields = dict(pairs)
             many = [value for name, value in pairs if name == "q"]
             if len(many) > 1:
-                fields["q"] = many  # type: ignore[assignment]
+                fields["q"] = many
         asked = shape.model_validate(fields)
     except ValidationError as error:
         rows = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]

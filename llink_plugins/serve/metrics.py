@@ -24,9 +24,11 @@ class Metrics:
         self.requests = Counter("llink_requests", "Requests that ended.", ["route", "status"], **own)
         self.seconds = Histogram("llink_request_seconds", "Until they did.", ["route"], buckets=SECONDS, **own)
         self.tokens = Counter(
-            "llink_tokens", "Decoder tokens: prompt (slots among them), slots, raw (what these stand for), answer.",
-            ["adapter", "kind"], **own,
-        )  # fmt: skip
+            "llink_tokens",
+            "Decoder tokens: prompt (slots among them), slots, raw (what these stand for), answer.",
+            ["adapter", "kind"],
+            **own,
+        )
         self.first = Histogram(
             "llink_first_token_seconds", "Until the first piece.", ["adapter"], buckets=SECONDS, **own
         )

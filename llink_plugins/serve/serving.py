@@ -34,9 +34,10 @@ class Serving:
         count = sum(map(len, texts))
         if count > self.settings.max_chars:
             raise LlinkError(
-                "E511", f"The texts have {count:,} characters; {self.settings.max_chars:,} is the limit of a request.",
+                "E511",
+                f"The texts have {count:,} characters; {self.settings.max_chars:,} is the limit of a request.",
                 "Send them in several.",
-            )  # fmt: skip
+            )
 
     def patience(self, asked: float | None = None) -> float:
         """Seconds that an answer may take."""

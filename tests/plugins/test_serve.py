@@ -80,7 +80,11 @@ def test_chat_streams_the_same(client: openai.OpenAI) -> None:
 
 def test_a_task_and_the_bare_decoder(client: openai.OpenAI, engine: Engine) -> None:
     def said(model: str, text: str, **extra: Any) -> str | None:
-        return client.chat.completions.create(model=model, messages=[user(text)], extra_body=extra, **SHORT).choices[0].message.content  # fmt: skip
+        return (
+            client.chat.completions.create(model=model, messages=[user(text)], extra_body=extra, **SHORT)
+            .choices[0]
+            .message.content
+        )
 
     expected = engine.generate(KHMER[0], "km", task="title", max_new_tokens=8)
     assert said("km", KHMER[0], task="title") == said("auto", KHMER[0], task="title", language="km") == expected
@@ -144,7 +148,11 @@ def test_embeddings(client: openai.OpenAI, engine: Engine) -> None:
         ({"model": "xx"}, openai.NotFoundError, "E555"),
         ({"messages": []}, openai.UnprocessableEntityError, "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, openai.UnprocessableEntityError, "role"),
-        ({"messages": [user(KHMER[0]), {"role": "assistant", "content": "x"}]}, openai.UnprocessableEntityError, "E517"),
+        (
+            {"messages": [user(KHMER[0]), {"role": "assistant", "content": "x"}]},
+            openai.UnprocessableEntityError,
+            "E517",
+        ),
         ({"messages": [user(f"{KHMER[0]} and then also this: {AMHARIC}")]}, openai.UnprocessableEntityError, "E517"),
         ({"extra_body": {"task": "poem"}}, openai.UnprocessableEntityError, "task"),
         ({"extra_body": {"language": "xx"}}, openai.UnprocessableEntityError, "E201"),
@@ -153,7 +161,7 @@ def test_embeddings(client: openai.OpenAI, engine: Engine) -> None:
         ({"n": 2}, openai.UnprocessableEntityError, "n: "),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.UnprocessableEntityError, "tools"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_errors_as_the_client_knows_them(
     client: openai.OpenAI, asked: Any, error: Any, says: str, stream: bool

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,16 +14,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import Lfm2Config
 
 from llink import Engine, LlinkError
 from llink.adapter.lora import LoraSwitch
 from llink.adapter.prompt import build
 from llink.adapter.slots import filled, generate_ids
 from llink.interfaces import Decoder
-from llink.serving.running import Running
+from llink.serving.running import Running, joinable
 from llink.serving.scheduler import IDLE, Request, Row, Scheduler, asking
 from llink.store.models import load_decoder
 from llink_khmer import SAMPLES
@@ -114,8 +118,23 @@ def test_a_short_answer_does_not_wait_for_a_long_one(decoder: Decoder, scheduler
     assert len(long.result()[0]) == 40
 
 
-def test_rows_that_arrive_at_every_step_answer_as_alone(decoder: Decoder, scheduler: Scheduler) -> None:
+@pytest.fixture(scope="module")
+def windowed(models: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    """A decoder that attends to the last eight tokens in all layers but one."""
+    folder = Path(shutil.copytree(models("qwen2"), tmp_path_factory.mktemp("windowed") / "qwen2"))
+    config = json.loads((folder / "config.json").read_text())
+    kinds = ["full_attention", *["sliding_attention"] * (config["num_hidden_layers"] - 1)]
+    config |= {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1, "layer_types": kinds}
+    (folder / "config.json").write_text(json.dumps(config))
+    return load_decoder(str(folder), dtype="float32")
+
+
+@pytest.mark.parametrize("window", [False, True])
+def test_rows_that_arrive_at_every_step_answer_as_alone(decoder: Decoder, windowed: Decoder, window: bool) -> None:
     """Prompts of all lengths, greedy and with options, join those that are there and leave them one after the other."""
+    decoder = windowed if window else decoder
+    switch = LoraSwitch(decoder)
+    scheduler = Scheduler(decoder, switch, batch=BATCH, queue=30)
     texts = [s.english for s in SAMPLES[:20]]
     options: list[dict[str, object]] = [{}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}]
     limits = [1 + 5 * n % 13 for n in range(20)]
@@ -134,6 +153,20 @@ def test_rows_that_arrive_at_every_step_answer_as_alone(decoder: Decoder, schedu
     assert [request.result()[0] for request in requests] == alone
     assert scheduler.batches >= 15
     assert scheduler.steps < 60 + sum(limits) / 2
+    scheduler.close()
+    switch.close()
+
+
+def test_a_decoder_with_other_states_than_keys_and_values(decoder: Decoder, scheduler: Scheduler) -> None:
+    """Its rows share batches from beginning to end."""
+    hybrid = SimpleNamespace(model=SimpleNamespace(config=Lfm2Config(layer_types=["conv", "full_attention"])))
+    assert joinable(decoder)
+    assert not joinable(hybrid)  # type: ignore[arg-type]
+    scheduler._joinable = False
+    rows = [row(decoder, text, limit) for text, limit in (("What is rice?", 9), ("Hello", 3), ("Market", 5))]
+    expected = [generate_ids(decoder, r.embeds[None], None, r.limit)[0] for r in rows]
+    assert scheduler.submit(Request(rows, {})).result() == expected
+    assert (scheduler.batches, scheduler.steps) == (1, 0)
 
 
 def test_one_that_arrives_late_ends_before_a_long_one(decoder: Decoder, scheduler: Scheduler) -> None:

@@ -49,7 +49,8 @@ class Server:
         answers: list[Answer | None] = [Answer("", error=t) if isinstance(t, LlinkError) else None for t in texts]
         asked = [(number, text) for number, text in enumerate(texts) if isinstance(text, str)]
         while asked:
-            size, part = 0, []
+            size = 0
+            part: list[tuple[int, str]] = []
             while asked and (not part or size + len(asked[0][1]) <= CHARS):
                 size += len(asked[0][1])
                 part.append(asked.pop(0))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from llink.adapter.lora import Lora, LoraSwitch
 from llink.adapter.slots import pad_left, rules_of
@@ -40,6 +41,13 @@ class Entry:
     rules: LogitsProcessorList
     sampled: bool
     token: int = -1
+
+
+def joinable(decoder: Decoder) -> bool:
+    """Whether rows can be laid beside each other: every layer keeps keys and values, and no other state."""
+    model: Any = decoder.model
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    return all(type(layer) in plain for layer in DynamicCache(config=model.config).layers)
 
 
 class Running:
@@ -77,7 +85,7 @@ class Running:
         with self._switch.using([row.lora for _, row in rows]):
             scores, cache = self._pass(embeds, mask, DynamicCache())
         self._choose(entries, scores)
-        added = [(layer.keys, layer.values) for layer in cache.layers]
+        added = _layers(cache)
         if self.entries:
             width = max(mask.shape[1], self._mask.shape[1])
             added = [
@@ -100,7 +108,7 @@ class Running:
         mask = F.pad(self._mask, (0, 1), value=1)
         scores, cache = self._pass(self._decoder.embed(tokens), mask, _of(self._cache))
         self._choose(self.entries, scores)
-        self._cache, self._mask = [(layer.keys, layer.values) for layer in cache.layers], mask
+        self._cache, self._mask = _layers(cache), mask
 
     def keep(self, entries: Sequence[Entry]) -> None:
         """Let all others go, and the columns that only they had."""
@@ -137,9 +145,13 @@ class Running:
         # A row's first token is at position 0 whatever stands before it.
         places = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
         out = model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True,
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=places,
+            past_key_values=cache,
+            use_cache=True,
             logits_to_keep=1,
-        )  # fmt: skip
+        )
         return out.logits[:, -1].to(torch.float32, copy=True), cache
 
     def _rules_for(self, request: Request, row: Row) -> tuple[LogitsProcessorList, bool]:
@@ -157,7 +169,7 @@ class Running:
     def _choose(self, entries: Sequence[Entry], scores: Tensor) -> None:
         for number, entry in enumerate(entries):
             if entry.rules:
-                ids = torch.tensor([entry.row.ids], dtype=torch.long, device=scores.device)
+                ids: Any = torch.tensor([entry.row.ids], dtype=torch.long, device=scores.device)
                 scores[number] = entry.rules(ids, scores[number : number + 1])[0]
         tokens = scores.argmax(dim=1).tolist()
         for number, entry in enumerate(entries):
@@ -168,6 +180,11 @@ class Running:
 def _widened(states: Tensor, width: int) -> Tensor:
     """Keys or values ``[B, heads, T, size]`` with padding on the left."""
     return F.pad(states, (0, 0, width - states.shape[2], 0))
+
+
+def _layers(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+    layers: list[Any] = cache.layers
+    return [(layer.keys, layer.values) for layer in layers]
 
 
 def _of(layers: Sequence[tuple[Tensor, Tensor]]) -> DynamicCache:

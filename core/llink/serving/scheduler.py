@@ -25,7 +25,7 @@ from llink.errors import LlinkError, unknown_name
 from llink.interfaces import Decoder
 from llink.serving.constrained import Known, KnownDigits
 from llink.serving.loops import LoopGuard
-from llink.serving.running import Entry, Running
+from llink.serving.running import Entry, Running, joinable
 
 OPTIONS = (
     "bad_words_ids", "begin_suppress_tokens", "do_sample", "early_stopping", "epsilon_cutoff", "eta_cutoff",
@@ -130,6 +130,7 @@ class Request:
         deadline: of ``time.monotonic``. cancel: once set, nobody wants the answer.
         future: gives the ids of the rows in order.
         client: whose it is.
+        alone: whether its rows go through the decoder with rows of like options only, from beginning to end.
         left: rows that no pass has begun with.
     """
 
@@ -145,6 +146,7 @@ class Request:
         if self.client:
             usage.rows.extend(self.rows)
         self.beams = self.options.get("num_beams", 1)
+        self.alone = self.beams > 1
         # Beams are weighed by the length they may have, so their rows must agree on that too.
         limit = max(row.limit for row in self.rows) if self.beams > 1 else None
         self.kind = repr((sorted(self.options.items()), limit))
@@ -233,8 +235,8 @@ class Scheduler:
 
     Clients take turns, and so do the requests of one: whoever has fewest rows in the decoder is next. A row ends by
     itself, at its own limit or when it is given up, and a request when its last row does. Rows that fail together are
-    run again one by one, so that an error stays with the request that caused it. Beam search has passes of its own, for
-    which the others pause.
+    run again one by one, so that an error stays with the request that caused it. Beam search has batches of its own, for
+    which the others pause; so has everything where the decoder keeps more of a row than keys and values.
 
     Args:
         decoder: runs in the worker thread alone.
@@ -245,6 +247,7 @@ class Scheduler:
 
     def __init__(self, decoder: Decoder, switch: LoraSwitch, *, batch: int, queue: int = QUEUE) -> None:
         self._decoder, self._switch, self._batch, self._limit = decoder, switch, batch, queue
+        self._joinable = joinable(decoder)
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
@@ -274,6 +277,7 @@ class Scheduler:
                     "E513", f"{waiting} texts are waiting already; {self._limit} is the limit.",
                     "Try again later, or load the engine with a larger max_queue.",
                 )  # fmt: skip
+            request.alone |= not self._joinable
             self._waiting.append(request)
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="llink-decoder", daemon=True)
@@ -309,8 +313,8 @@ class Scheduler:
                             self._worker = None
                             return
                     joining = self._next(running.entries)
-                if joining and joining[0][0].beams > 1:
-                    self._in_beams(joining)
+                if joining and joining[0][0].alone:
+                    self._apart(joining)
                 elif joining:
                     self._join(running, joining)
                 del joining  # an idle worker keeps nobody's tensors
@@ -318,7 +322,7 @@ class Scheduler:
                     self._step(running)
 
     def _next(self, entries: Sequence[Entry]) -> Batch:
-        """Rows that join those in the decoder, as many as there is room for; or a batch of beam search, which does not wait for room."""
+        """Rows that join those in the decoder, as many as there is room for; or a batch that goes alone, and waits for none."""
         for request in [request for request in self._waiting if request.given_up()]:
             self._waiting.remove(request)
         turns = Counter(entry.request.client for entry in entries)
@@ -326,12 +330,10 @@ class Scheduler:
         while self._waiting:
             # Of equals the first in the queue.
             request = min(self._waiting, key=lambda request: turns[request.client])
-            alone = request.beams > 1
-            if alone and chosen and request.kind != chosen[0][0].kind:
+            if len(chosen) + (0 if request.alone else len(entries)) >= self._batch:
                 break
-            if len(chosen) + (0 if alone else len(entries)) >= self._batch:
-                break
-            if chosen and not alone and chosen[0][0].beams > 1:
+            first = chosen[0][0] if chosen else request
+            if request.alone != first.alone or (request.alone and request.kind != first.kind):
                 break
             chosen.append((request, request.left.popleft()))
             turns[request.client] += 1
@@ -399,7 +401,7 @@ class Scheduler:
         running.keep([entry for entry in running.entries if not entry.row.done and not entry.request.future.done()])
         self.running = len(running)
 
-    def _in_beams(self, batch: Batch) -> None:
+    def _apart(self, batch: Batch) -> None:
         try:
             self._search(batch)
         except BaseException as error:
@@ -408,10 +410,10 @@ class Scheduler:
                 batch[0][0].fail(_explained(error, batch[0][0].options))
                 return
             for own in requests:
-                self._in_beams([(request, row) for request, row in batch if request is own and not row.done])
+                self._apart([(request, row) for request, row in batch if request is own and not row.done])
 
     def _search(self, batch: Batch) -> None:
-        """Beam search over rows of like options; which beam wins is not known before the end."""
+        """Answers to rows of like options from beginning to end; which beam wins is not known before."""
 
         def watch(ids: Tensor, *_: Any, **__: Any) -> Tensor:
             """True for each row that nobody waits for."""
