@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,39 @@ def test_requests_in_flight_end_as_they_began(served: Served) -> None:
         rows = [json.loads(line[6:]) for line in [*begun, *lines] if line.startswith("data: {")]
     assert "".join(row["choices"][0]["text"] for row in rows) == expected
     assert ask(served, "km") != expected
+
+
+def test_many_clients_while_an_adapter_is_replaced(served: Served) -> None:
+    """Every answer is one of an adapter that was there; none is lost."""
+    texts = [sample.foreign for sample in SAMPLES[:4]]
+
+    def said(text: str) -> str:
+        body = {"model": "km", "messages": [{"role": "user", "content": text}], "max_tokens": 12}
+        answer = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=120)
+        return str(answer.raise_for_status().json()["choices"][0]["message"]["content"])
+
+    right: dict[str, set[str]] = {text: set() for text in texts}
+    for name in ("first", "second"):
+        put(served, "km", name)
+        for text in texts:
+            right[text].add(said(text))
+    asked = [texts[n % 4] for n in range(48)]
+    done, changes = threading.Event(), []
+
+    def change() -> None:
+        while not done.is_set():
+            changes.append(put(served, "km", ("first", "second")[len(changes) % 2]).status_code)
+            time.sleep(0.02)
+
+    with ThreadPoolExecutor(9) as pool:
+        changing = pool.submit(change)
+        answers = list(pool.map(said, asked))
+        done.set()
+        changing.result()
+    assert all(answer in right[text] for text, answer in zip(asked, answers, strict=True))
+    assert len({answer for text, answer in zip(asked, answers, strict=True) if text == texts[0]}) == 2
+    assert set(changes) == {200}
+    assert served.idle()
 
 
 @pytest.mark.parametrize("name", ["../adapters", "/etc", "..", ".", "nothing", "elsewhere", "first/..", ""])

@@ -159,7 +159,9 @@ def test_rows_that_arrive_at_every_step_answer_as_alone(decoder: Decoder, window
 
 def test_a_decoder_with_other_states_than_keys_and_values(decoder: Decoder, scheduler: Scheduler) -> None:
     """Its rows share batches from beginning to end."""
-    hybrid = SimpleNamespace(model=SimpleNamespace(config=Lfm2Config(layer_types=["conv", "full_attention"])))
+    hybrid = SimpleNamespace(
+        model=SimpleNamespace(config=Lfm2Config(num_hidden_layers=2, layer_types=["conv", "full_attention"]))
+    )
     assert joinable(decoder)
     assert not joinable(hybrid)  # type: ignore[arg-type]
     scheduler._joinable = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,9 @@ from llink.serving.constrained import KnownDigits
 
 if TYPE_CHECKING:
     from llink.serving.scheduler import Request, Row
+
+KINDS = 64
+"""Sets of options whose logits processors are kept."""
 
 
 @dataclass(eq=False)
@@ -60,7 +64,9 @@ class Running:
     def __init__(self, decoder: Decoder, switch: LoraSwitch) -> None:
         self._decoder, self._switch = decoder, switch
         self._rules: dict[str, tuple[list[LogitsProcessor], bool]] = {}
-        self._cache: list[tuple[Tensor, Tensor]] = []
+        # Models that know places by other means do not take them.
+        self._takes_places = "position_ids" in signature(decoder.model.forward).parameters
+        self._cache = DynamicCache()
         """Keys and values ``[B, heads, T, size]`` of each layer."""
         self._mask = torch.empty(0, 0)
         """``[B, T]``, 1 where a row has a token of its own."""
@@ -85,18 +91,18 @@ class Running:
         with self._switch.using([row.lora for _, row in rows]):
             scores, cache = self._pass(embeds, mask, DynamicCache())
         self._choose(entries, scores)
-        added = _layers(cache)
         if self.entries:
             width = max(mask.shape[1], self._mask.shape[1])
-            added = [
+            states = [
                 (
                     torch.cat([_widened(k, width), _widened(k2, width)]),
                     torch.cat([_widened(v, width), _widened(v2, width)]),
                 )
-                for (k, v), (k2, v2) in zip(self._cache, added, strict=True)
+                for (k, v), (k2, v2) in zip(_states(self._cache), _states(cache), strict=True)
             ]
+            _replace(cache, states)
             mask = torch.cat([F.pad(m, (width - m.shape[1], 0)) for m in (self._mask, mask)])
-        self._cache, self._mask = added, mask
+        self._cache, self._mask = cache, mask
         self.entries = [*self.entries, *entries]
         self._switch.choose(self.loras)
         return entries
@@ -106,9 +112,9 @@ class Running:
         device = self._mask.device
         tokens = torch.tensor([[entry.token] for entry in self.entries], device=device)
         mask = F.pad(self._mask, (0, 1), value=1)
-        scores, cache = self._pass(self._decoder.embed(tokens), mask, _of(self._cache))
+        scores, self._cache = self._pass(self._decoder.embed(tokens), mask, self._cache)
+        self._mask = mask
         self._choose(self.entries, scores)
-        self._cache, self._mask = _layers(cache), mask
 
     def keep(self, entries: Sequence[Entry]) -> None:
         """Let all others go, and the columns that only they had."""
@@ -122,12 +128,12 @@ class Running:
         self._mask = self._mask[stay]
         first = int(self._mask.argmax(dim=1).min())
         self._mask = self._mask[:, first:]
-        self._cache = [(k[stay, :, first:], v[stay, :, first:]) for k, v in self._cache]
+        _replace(self._cache, [(k[stay, :, first:], v[stay, :, first:]) for k, v in _states(self._cache)])
         self._switch.choose(self.loras)
 
     def clear(self) -> None:
         """Let all go, and whatever they had in memory."""
-        self.entries, self._cache, self._mask = [], [], torch.empty(0, 0)
+        self.entries, self._cache, self._mask = [], DynamicCache(), torch.empty(0, 0)
         self._switch.choose(None)
 
     def _so_far(self, row: Row) -> Tensor:
@@ -147,15 +153,17 @@ class Running:
         out = model(
             inputs_embeds=embeds,
             attention_mask=mask,
-            position_ids=places,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **({"position_ids": places} if self._takes_places else {}),
         )
         return out.logits[:, -1].to(torch.float32, copy=True), cache
 
     def _rules_for(self, request: Request, row: Row) -> tuple[LogitsProcessorList, bool]:
         if request.kind not in self._rules:
+            if len(self._rules) >= KINDS:
+                self._rules.clear()
             self._rules[request.kind] = rules_of(self._decoder, row.embeds, row.limit, **request.options)
         given, sampled = self._rules[request.kind]
         own: list[LogitsProcessor] = []
@@ -182,13 +190,13 @@ def _widened(states: Tensor, width: int) -> Tensor:
     return F.pad(states, (0, 0, width - states.shape[2], 0))
 
 
-def _layers(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+def _states(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
     layers: list[Any] = cache.layers
     return [(layer.keys, layer.values) for layer in layers]
 
 
-def _of(layers: Sequence[tuple[Tensor, Tensor]]) -> DynamicCache:
-    cache = DynamicCache()
-    for number, (keys, values) in enumerate(layers):
-        cache.update(keys, values, number)
-    return cache
+def _replace(cache: DynamicCache, states: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Put other keys and values in the place of those of each layer."""
+    layers: list[Any] = cache.layers
+    for layer, (keys, values) in zip(layers, states, strict=True):
+        layer.keys, layer.values = keys, values

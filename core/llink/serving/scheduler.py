@@ -146,7 +146,7 @@ class Request:
         if self.client:
             usage.rows.extend(self.rows)
         self.beams = self.options.get("num_beams", 1)
-        self.alone = self.beams > 1
+        self.alone = self.beams != 1
         # Beams are weighed by the length they may have, so their rows must agree on that too.
         limit = max(row.limit for row in self.rows) if self.beams > 1 else None
         self.kind = repr((sorted(self.options.items()), limit))
