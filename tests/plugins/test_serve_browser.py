@@ -55,7 +55,7 @@ def page(browser: Any, served: Served) -> Iterator[Any]:
     context.set_default_timeout(WAIT)
     page = context.new_page()
     page.errors = []
-    page.on("pageerror", page.errors.append)
+    page.on("pageerror", lambda error: page.errors.append(error))
     page.goto(served.url)
     until(page, "document.querySelectorAll('#model option').length > 1")
     yield page
