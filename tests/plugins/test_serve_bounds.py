@@ -189,14 +189,12 @@ def test_slow_and_idle_and_half_closed(served: Served) -> None:
     slow.sendall(head)
     half.sendall(head)
     half.shutdown(socket.SHUT_WR)
-    began = time.monotonic()
     assert httpx.get(f"{served.url}/health").status_code == 200
     assert httpx.post(f"{served.url}/v1/completions", json={"prompt": "Hello"}, timeout=60).status_code == 200
     asked = socket.create_connection(address)
     asked.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET /hea")  # the second one never comes whole
     slow.settimeout(30)
     assert slow.recv(200).startswith(b"HTTP/1.1 408")
-    assert time.monotonic() - began < 60
     for other in (idle[0], asked):
         other.settimeout(30)
         while other.recv(1000):  # until it is closed
