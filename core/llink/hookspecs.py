@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pluggy
 
 from llink.interfaces import DecoderBackend, EncoderBackend, InjectorKind, Language, LossTerm, PairReader, ProjectorKind
+
+if TYPE_CHECKING:
+    import click
 
 hookspec = pluggy.HookspecMarker("llink")
 hookimpl = pluggy.HookimplMarker("llink")
@@ -43,3 +48,8 @@ def llink_projectors() -> list[ProjectorKind]:  # type: ignore[empty-body]
 @hookspec
 def llink_injectors() -> list[InjectorKind]:  # type: ignore[empty-body]
     """Slot injectors that recipes may choose."""
+
+
+@hookspec
+def llink_commands(cli: click.Group) -> None:
+    """Commands for ``llink``, added to ``cli``; what they need is imported when they run."""

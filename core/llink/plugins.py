@@ -25,6 +25,8 @@ from llink.interfaces import DecoderBackend, EncoderBackend, InjectorKind, Langu
 from llink.progress import aside
 
 if TYPE_CHECKING:
+    import click
+
     from llink.store.registry import LanguageEntry, Layer
 
 GROUP = "llink"
@@ -158,6 +160,31 @@ def injectors() -> dict[str, InjectorKind]:
     return _collect("llink_injectors", InjectorKind, lambda kind: kind.name)
 
 
+@cache
+def commands() -> dict[str, click.Command]:
+    """Every command that a plugin brings, by name; the first plugin to bring a name keeps it."""
+    import click
+
+    found: dict[str, click.Command] = {}
+    for impl in _implementations("llink_commands"):
+        group, plugin = click.Group(), impl.plugin_name
+        try:
+            with aside():
+                impl.function(group)
+        except (Exception, SystemExit) as error:
+            _skip(plugin, error, _origins[plugin])
+            continue
+        for name, command in group.commands.items():
+            if name in found:
+                taken = ValueError(
+                    f"'{name}' already comes from plugin '{_owners['llink_commands', name]}', which keeps it"
+                )
+                _skip(plugin, taken, _origins[plugin], what=f"Command '{name}' ")
+            else:
+                found[name], _owners["llink_commands", name] = command, plugin
+    return found
+
+
 def language(code_or_name: str) -> Language:
     """A language by ISO 639-1 or 639-3 code, English name or own name, in any case.
 
@@ -216,7 +243,7 @@ def check_options(kind: InjectorKind, options: Mapping[str, Any]) -> None:
 
 def info() -> list[PluginInfo]:
     """Every plugin that was loaded, in the order in which it was."""
-    for collect in (languages, encoder_backends, decoder_backends, readers, losses, projectors, injectors):
+    for collect in (languages, encoder_backends, decoder_backends, readers, losses, projectors, injectors, commands):
         collect()
     found = []
     for name, plugin in manager().list_name_plugin():
@@ -312,15 +339,19 @@ def _collect(hook: str, kind: type, key: Callable[[Any], str]) -> dict[str, Any]
 
 def _items(hook: str, kind: type) -> Iterator[tuple[str, Any]]:
     """What each plugin returns from ``hook``, called one by one so that one failure stays its own."""
-    # In the order of loading: pluggy's own would let ``trylast`` go before the built-ins.
-    order = [name for name, _ in manager().list_name_plugin()]
-    for impl in sorted(getattr(manager().hook, hook).get_hookimpls(), key=lambda impl: order.index(impl.plugin_name)):
+    for impl in _implementations(hook):
         try:
             with aside():
                 items = _checked(impl.function(), hook, kind)
             yield from [(impl.plugin_name, item) for item in items]
         except (Exception, SystemExit) as error:
             _skip(impl.plugin_name, error, _origins[impl.plugin_name])
+
+
+def _implementations(hook: str) -> list[pluggy.HookImpl]:
+    """In the order of loading: pluggy's own would let ``trylast`` go before the built-ins."""
+    order = [name for name, _ in manager().list_name_plugin()]
+    return sorted(getattr(manager().hook, hook).get_hookimpls(), key=lambda impl: order.index(impl.plugin_name))
 
 
 def _checked(items: Any, hook: str, kind: type) -> Iterable[Any]:

@@ -24,7 +24,7 @@ from llink.recipe import load_recipe, recipe_files
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "cli.md"
 RECIPES = ("recipes ls", "recipes cat", "recipes cp", "recipes validate", "recipes accelerate")
-WITH_HELP = ("", *COMMANDS, "data instruct", *RECIPES)
+WITH_HELP = ("", *COMMANDS, "serve", "data instruct", *RECIPES)
 CPU = package_folder("llink_khmer", "recipes") / "cpu.yaml"
 
 INTRO = """# The command line

@@ -40,9 +40,9 @@ def test_mixed_is_one_at_a_time(engine: Engine) -> None:
     assert set(codes) == set(CODES)
     alone = [engine.generate(text, code, **SHORT) for text, code in zip(texts, codes, strict=True)]
     assert len(set(alone)) > 10  # or the order would not show
-    before = engine.stats()["batches"]
+    before = engine.stats()["steps"]
     assert engine.generate(texts, language=codes, **SHORT) == alone
-    assert engine.stats()["batches"] == before + 3
+    assert engine.stats()["steps"] < before + 40 * SHORT["max_new_tokens"] / 5
     assert engine.generate(tuple(texts), language=tuple(codes), **SHORT) == alone
 
 

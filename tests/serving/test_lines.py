@@ -141,5 +141,5 @@ def test_timeout_without_end(engine: Engine) -> None:
 
 
 def test_rank_of_blank_candidates(engine: Engine) -> None:
-    with pytest.raises(LlinkError, match=r"\[E510\] Candidates are empty: 0, 2, 3"):
+    with pytest.raises(LlinkError, match=r"\[E510\] Texts are empty: 0, 2, 3"):
         engine.rank(KHMER[0], ["", "Rice", " ", "\u200b"], "km")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,17 +12,21 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import Lfm2Config
 
 from llink import Engine, LlinkError
 from llink.adapter.lora import LoraSwitch
 from llink.adapter.prompt import build
 from llink.adapter.slots import filled, generate_ids
 from llink.interfaces import Decoder
-from llink.serving.scheduler import IDLE, Request, Row, Scheduler
+from llink.serving.running import Running, joinable
+from llink.serving.scheduler import IDLE, Request, Row, Scheduler, asking
 from llink.store.models import load_decoder
 from llink_khmer import SAMPLES
 
@@ -79,7 +85,7 @@ def test_those_that_wait_share_the_next_batch(decoder: Decoder, scheduler: Sched
     held.go.set()
     answers = [request.result() for request in waiting]
     assert other.result()
-    assert scheduler.batches == 3  # the one that was held, the four, and the one with other options
+    assert scheduler.steps < 2 * BATCH  # with four tokens each
     assert answers == [[generate_ids(decoder, row(decoder, text).embeds[None], None, 4)[0]] for text in texts]
     assert len(scheduler) == 0
 
@@ -110,6 +116,111 @@ def test_a_short_answer_does_not_wait_for_a_long_one(decoder: Decoder, scheduler
     assert not long.future.done()
     told.set()
     assert len(long.result()[0]) == 40
+
+
+@pytest.fixture(scope="module")
+def windowed(models: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    """A decoder that attends to the last eight tokens in all layers but one."""
+    folder = Path(shutil.copytree(models("qwen2"), tmp_path_factory.mktemp("windowed") / "qwen2"))
+    config = json.loads((folder / "config.json").read_text())
+    kinds = ["full_attention", *["sliding_attention"] * (config["num_hidden_layers"] - 1)]
+    config |= {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1, "layer_types": kinds}
+    (folder / "config.json").write_text(json.dumps(config))
+    return load_decoder(str(folder), dtype="float32")
+
+
+@pytest.mark.parametrize("window", [False, True])
+def test_rows_that_arrive_at_every_step_answer_as_alone(decoder: Decoder, windowed: Decoder, window: bool) -> None:
+    """Prompts of all lengths, greedy and with options, join those that are there and leave them one after the other."""
+    decoder = windowed if window else decoder
+    switch = LoraSwitch(decoder)
+    scheduler = Scheduler(decoder, switch, batch=BATCH, queue=30)
+    texts = [s.english for s in SAMPLES[:20]]
+    options: list[dict[str, object]] = [{}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}]
+    limits = [1 + 5 * n % 13 for n in range(20)]
+    asked = list(zip(texts, limits, [options[n % 3] for n in range(20)], strict=True))
+    alone = [
+        generate_ids(decoder, row(decoder, text).embeds[None], None, limit, **own)[0] for text, limit, own in asked
+    ]
+    arriving, requests = iter(asked), []
+
+    def another() -> None:
+        for text, limit, own in islice(arriving, 1):
+            requests.append(scheduler.submit(Request([row(decoder, text, limit)], own)))
+
+    first = scheduler.submit(Request([row(decoder, limit=60, on_tokens=another)], {"min_new_tokens": 60}))
+    assert len(first.result()[0]) == 60
+    assert [request.result()[0] for request in requests] == alone
+    assert scheduler.batches >= 15
+    assert scheduler.steps < 60 + sum(limits) / 2
+    scheduler.close()
+    switch.close()
+
+
+def test_a_decoder_with_other_states_than_keys_and_values(decoder: Decoder, scheduler: Scheduler) -> None:
+    """Its rows share batches from beginning to end."""
+    hybrid = SimpleNamespace(
+        model=SimpleNamespace(config=Lfm2Config(num_hidden_layers=2, layer_types=["conv", "full_attention"]))
+    )
+    assert joinable(decoder)
+    assert not joinable(hybrid)  # type: ignore[arg-type]
+    scheduler._joinable = False
+    rows = [row(decoder, text, limit) for text, limit in (("What is rice?", 9), ("Hello", 3), ("Market", 5))]
+    expected = [generate_ids(decoder, r.embeds[None], None, r.limit)[0] for r in rows]
+    assert scheduler.submit(Request(rows, {})).result() == expected
+    assert (scheduler.batches, scheduler.steps) == (1, 0)
+
+
+def test_one_that_arrives_late_ends_before_a_long_one(decoder: Decoder, scheduler: Scheduler) -> None:
+    late: list[Request] = []
+
+    def arrive() -> None:
+        if not late:
+            late.append(scheduler.submit(Request([row(decoder, "Hello", limit=3)], {})))
+
+    long = scheduler.submit(Request([row(decoder, limit=200, on_tokens=arrive)], {"min_new_tokens": 200}))
+    ended: list[int] = []
+    while not late:
+        time.sleep(0.001)
+    late[0].future.add_done_callback(lambda _: ended.append(len(long.rows[0].ids)))
+    assert len(long.result()[0]) == 200
+    assert ended[0] < 100
+
+
+def test_a_pass_that_fails_is_taken_up_row_by_row(
+    decoder: Decoder, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when memory runs out once: nobody's answer changes."""
+    whole = Running.step
+    texts, failed = ["What is rice?", "Hello", "Market"], []
+
+    def once(running: Running) -> None:
+        if len(running) == 3 and scheduler.steps == 3:
+            failed.append(1)
+            raise RuntimeError("out of memory")
+        whole(running)
+
+    monkeypatch.setattr(Running, "step", once)
+    alone = [generate_ids(decoder, row(decoder, text).embeds[None], None, 9)[0] for text in texts]
+    assert scheduler.submit(Request([row(decoder, text, 9) for text in texts], {})).result() == alone
+    assert failed
+
+
+def test_clients_take_turns(decoder: Decoder, scheduler: Scheduler) -> None:
+    held = Held(decoder, scheduler)
+    order: list[str] = []
+
+    def ask(client: str) -> Request:
+        with asking(client):
+            request = Request([row(decoder, limit=4)], {"min_new_tokens": 4})
+        request.future.add_done_callback(lambda _: order.append(client))
+        return scheduler.submit(request)
+
+    many = [ask("many") for _ in range(8)]
+    few = ask("few")
+    held.go.set()
+    assert all(request.result() for request in [*many, few])
+    assert order.index("few") < BATCH
 
 
 def test_queue_limit(decoder: Decoder, scheduler: Scheduler) -> None:

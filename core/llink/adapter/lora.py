@@ -107,6 +107,10 @@ class LoraSwitch:
         finally:
             self.chosen.reset(before)
 
+    def choose(self, rows: Rows) -> None:
+        """From here on this thread's passes carry a LoRA; ``rows`` as for ``using``."""
+        self.chosen.set(_choice(rows, self.chosen.get()))
+
     def _add(self, name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         if torch.compiler.is_compiling():
             return torch.ops.llink.lora(args[0], output, self.number, name)
@@ -132,11 +136,11 @@ def _(x: Tensor, output: Tensor, switch: int, name: str) -> Tensor:
     return torch.empty_like(output)
 
 
-def _choice(rows: Rows) -> _One | _Mixed | None:
+def _choice(rows: Rows, before: _One | _Mixed | None = None) -> _One | _Mixed | None:
     if rows is None or isinstance(rows, Lora):
         return None if rows is None else _One(rows)
     distinct = list(dict.fromkeys(rows))
-    return _choice(distinct[0]) if len(distinct) == 1 else _Mixed(rows)
+    return _choice(distinct[0]) if len(distinct) == 1 else _Mixed(rows, before)
 
 
 class _One:
@@ -156,21 +160,34 @@ class _Mixed:
     """A LoRA a row: all that the batch needs side by side, as one of a larger rank, each row blind to the others' part.
 
     The matrices are put side by side once a projection and serve every step of a generation.
+
+    Args:
+        before: what was chosen until now; where it has the same LoRAs, for other rows, its matrices serve on.
     """
 
-    def __init__(self, rows: Sequence[Lora | None]) -> None:
+    def __init__(self, rows: Sequence[Lora | None], before: _One | _Mixed | None = None) -> None:
         self.rows = rows
         self.distinct = [lora for lora in dict.fromkeys(rows) if lora is not None]
-        self.stacks: dict[str, tuple[Tensor, Tensor, Tensor] | None] = {}
+        self.stacks: dict[str, tuple[Tensor, Tensor, tuple[int, ...]] | None] = {}
+        self.blind: dict[tuple[int, ...], Tensor] = {}
+        if isinstance(before, _Mixed) and set(before.distinct) == set(self.distinct):
+            self.distinct, self.stacks = before.distinct, before.stacks
 
-    def _stack(self, name: str) -> tuple[Tensor, Tensor, Tensor] | None:
-        """A ``[R, in]`` and B ``[out, R]`` of all, R the sum of the ranks; and where a row is blind, ``[B, 1, R]``."""
-        own = [lora for lora in self.distinct if name in lora.weights]
+    def _stack(self, name: str) -> tuple[Tensor, Tensor, tuple[int, ...]] | None:
+        """A ``[R, in]`` and B ``[out, R]`` of all, R the sum of the ranks; and whose each of the R is."""
+        own = [(number, lora) for number, lora in enumerate(self.distinct) if name in lora.weights]
         if not own:
             return None
-        downs, ups = zip(*(lora.weights[name] for lora in own), strict=True)
-        blind = [[row is not lora for lora, a in zip(own, downs, strict=True) for _ in a] for row in self.rows]
-        return torch.cat(downs), torch.cat(ups, dim=1), torch.tensor(blind, device=downs[0].device)[:, None]
+        downs, ups = zip(*(lora.weights[name] for _, lora in own), strict=True)
+        owners = tuple(number for (number, _), a in zip(own, downs, strict=True) for _ in a)
+        return torch.cat(downs), torch.cat(ups, dim=1), owners
+
+    def _blind(self, owners: tuple[int, ...], device: torch.device) -> Tensor:
+        """Where a row is blind, ``[B, 1, R]``."""
+        if owners not in self.blind:
+            blind = [[row is not self.distinct[number] for number in owners] for row in self.rows]
+            self.blind[owners] = torch.tensor(blind, device=device)[:, None]
+        return self.blind[owners]
 
     def __call__(self, name: str, x: Tensor, output: Tensor) -> Tensor:
         if name not in self.stacks:
@@ -178,7 +195,7 @@ class _Mixed:
         stack = self.stacks[name]
         if stack is None:
             return output
-        down, up, blind = stack
+        down, up, owners = stack
         # Beam search has several neighbouring rows for one.
-        blind = blind.repeat_interleave(len(x) // len(self.rows), dim=0)
+        blind = self._blind(owners, down.device).repeat_interleave(len(x) // len(self.rows), dim=0)
         return output + F.linear(F.linear(x, down).masked_fill(blind, 0), up)

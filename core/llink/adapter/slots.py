@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
+from transformers import LogitsProcessor
 
 from llink.adapter.loops import LoopGuard
 from llink.adapter.prompt import SLOT, Prompt
@@ -121,10 +122,18 @@ def generate_ids(
         mask: ``[B, P]``, True where a prompt has a token.
         options: passed on to transformers' ``generate``.
     """
+    out = _generate(decoder, embeds, mask, max_new_tokens, options)
+    ends = set(decoder.stop_ids)
+    return [list(takewhile(lambda i: i not in ends, row)) for row in out.tolist()]
+
+
+def _generate(
+    decoder: Decoder, embeds: Tensor, mask: Tensor | None, max_new_tokens: int, options: dict[str, Any]
+) -> Tensor:
     if mask is None:
         mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
     model: Any = decoder.model
-    out = model.generate(
+    out: Tensor = model.generate(
         inputs_embeds=embeds,
         attention_mask=mask.long(),
         max_new_tokens=max_new_tokens,
@@ -132,8 +141,31 @@ def generate_ids(
         pad_token_id=decoder.end_of_turn,
         **{"do_sample": False, "temperature": None, "top_p": None, "top_k": None, **options},
     )
-    ends = set(decoder.stop_ids)
-    return [list(takewhile(lambda i: i not in ends, row)) for row in out.tolist()]
+    return out
+
+
+def rules_of(
+    decoder: Decoder, embeds: Tensor, max_new_tokens: int, **options: Any
+) -> tuple[list[LogitsProcessor], bool]:
+    """What transformers' ``generate`` would do to the scores of a prompt ``[P, D]`` with such options, beams left out.
+
+    Returns:
+        The logits processors, and whether the next token is drawn.
+
+    Raises:
+        ValueError, TypeError: for options that it refuses.
+    """
+    found: list[LogitsProcessor] = []
+    drawn = False
+
+    def instead(model: Any, input_ids: Tensor, logits_processor: Any, generation_config: Any, **_: Any) -> Tensor:
+        nonlocal drawn
+        found.extend(logits_processor)
+        drawn = bool(generation_config.do_sample)
+        return input_ids
+
+    _generate(decoder, embeds[None], None, max_new_tokens, {**options, "custom_generate": instead})
+    return found, drawn
 
 
 def answer_prompts(decoder: Decoder, prompts: Sequence[Prompt], max_new_tokens: int = 128, **options: Any) -> list[str]:

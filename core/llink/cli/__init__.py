@@ -55,19 +55,19 @@ class LazyGroup(click.Group):
     """Subcommands by name of their module; whatever goes wrong in one ends in one line and an exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *(name for name in brought() if name not in COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
+            return brought().get(cmd_name)
         command: click.Command = import_module(f"llink.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise unknown_name("E500", "command", args[0], COMMANDS)
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise unknown_name("E500", "command", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **named: Any) -> Any:
@@ -103,6 +103,13 @@ class LazyGroup(click.Group):
             end(ctx, str(told), 1)
         except Exception as error:
             end(ctx, bug(error), BUG)
+
+
+def brought() -> dict[str, click.Command]:
+    """The commands of plugins, which are only asked for what is none of ``COMMANDS``."""
+    from llink.plugins import commands
+
+    return commands()
 
 
 def bug(error: BaseException) -> str:

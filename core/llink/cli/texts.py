@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -74,6 +75,12 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="DEVICE",
         help="auto, cpu, cuda, cuda:1, mps.",
     ),
+    click.option(
+        "--server",
+        envvar="LLINK_SERVER",
+        metavar="URL",
+        help="Ask a server that `llink serve` runs; nothing is loaded here.  [default: $LLINK_SERVER]",
+    ),
 )
 
 
@@ -95,6 +102,7 @@ def run(
     max_new_tokens: int,
     loops: bool,
     device: str,
+    server: str | None,
     *,
     task: str | None = None,
     instruction: str | None = None,
@@ -105,28 +113,29 @@ def run(
 
     Raises:
         LlinkError: E501 unknown task, E201 unknown language, E505 no text, E508 unreadable file, E301 unknown adapter,
-            E218/E540 for ``out``, those of the engine, and what is wrong with a single TEXT.
+            E218/E540 for ``out``, E554 for ``server``, those of the engine, and what is wrong with a single TEXT.
     """
     from llink.adapter.prompt import instruction_for
     from llink.cli.names import selected
-    from llink.serving.answers import answer_all
     from llink.store.registry import load_registry
 
     if resume and out is None:
         raise click.UsageError("--resume needs --out.")
     # What the user typed is checked before any model is loaded.
     instruction_for(task, instruction)
-    if language != AUTO:
+    if server and (adapter or device != AUTO):
+        raise click.UsageError("--adapter and --device are the server's own; --language CODE@NAME names an adapter.")
+    if language != AUTO and not server:
         default = load_registry().default
         language = str(selected(language, adapter, default.encoder, default.decoder)[0])
     asked = {"task": task} | ({} if instruction is None else {"instruction": instruction})
     options: dict[str, Any] = {**asked, "max_new_tokens": max_new_tokens, "loop_guard": not loops}
     settings = {**options, "language": language, "adapter": adapter, "json": as_json}
-    engine, tally = _Loader(device, adapter), Tally(language)
+    ask, tally = answering(server, device, adapter), Tally(language)
     if text is None and file is not None and is_document(file):
         if as_json or resume:
             raise click.UsageError("--json and --resume are for texts one a line.")
-        whole_document(file, out, lambda texts: tally.take(answer_all(engine, texts, language, **options), "Text"))
+        whole_document(file, out, lambda texts: tally.take(ask(texts, language, **options), "Text"))
         tally.end()
         return
     lines = lines_of(text, file)
@@ -136,7 +145,7 @@ def run(
         shown = out is None and sys.stdout.isatty()
         with bar(None if shown else count(file), target.done, shown or text is not None) as advance:
             for chunk in in_chunks(lines, chain(SIZES, repeat(4 * BATCH))):
-                answers = answer_all(engine, chunk, language, **options)
+                answers = ask(chunk, language, **options)
                 if text is not None and len(chunk) == 1 and answers[0].error:
                     raise answers[0].error
                 tally.take(answers)
@@ -169,6 +178,17 @@ def whole_document(file: Path, out: Path | None, answer: Callable[[Sequence[str]
         click.echo(made, nl=False)
     else:
         atomic_write(out, made)
+
+
+def answering(server: str | None, device: str, adapter: str | None) -> Callable[..., list[Answer]]:
+    """What answers texts: a server, or an engine of this process."""
+    if server:
+        from llink.serving.remote import Server
+
+        return Server(server).answer_all
+    from llink.serving.answers import answer_all
+
+    return partial(answer_all, _Loader(device, adapter))
 
 
 class _Loader:

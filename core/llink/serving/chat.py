@@ -31,6 +31,10 @@ class Foreign:
     language: str = "auto"
 
 
+class Plain(str):
+    """A text that the decoder gets as it is, whatever it is written in."""
+
+
 def turns(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
     """Each message as its role and its parts, a system turn put first where there is none.
 
@@ -65,7 +69,7 @@ def _turn(message: Mapping[str, Any]) -> Turn:
 
 def _part(part: str | Foreign) -> str | Foreign:
     """Text mostly in the script of an installed language is foreign without being said to be."""
-    if isinstance(part, Foreign):
+    if isinstance(part, Foreign | Plain):
         return part
     counts = script_counts(part)
     own = {script for language in plugins.languages().values() for script in language.scripts} - {"LATIN"}
@@ -116,7 +120,7 @@ def row(reader: Reader, conversation: Sequence[Turn], resident: Resident | None,
                 if isinstance(part, str):
                     ids += decoder.tokenize(part + end)
                 elif resident:
-                    ids += reader.subject(pieces[part], resident)
+                    ids += reader.subject(pieces[part], resident, verbatim=options.verbatim)
                     ids += decoder.tokenize(end) if end else []
             contents.append((role, ids))
         try:
@@ -127,4 +131,6 @@ def row(reader: Reader, conversation: Sequence[Turn], resident: Resident | None,
                 f"The decoder's chat template refuses the conversation: {error}.",
                 "Let turns of user and assistant alternate.",
             ) from error
-    return reader.row(prompt, slots, resident, options)
+    return reader.row(
+        prompt, slots, resident, options, pieces=[piece for part in foreign for piece in pieces.get(part, ())]
+    )

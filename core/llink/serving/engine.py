@@ -131,6 +131,11 @@ class Engine:
         """Codes (``CODE@NAME`` of named ones) of the resident adapters, the one that would leave first in front."""
         return tuple(self._shelf)
 
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Codes of all adapters that were added or used, those that left for room among them."""
+        return tuple(self._shelf.sources)
+
     def add(self, language: str | Selected, adapter: AdapterSource = None) -> None:
         """Make a language adapter resident; one that was there is replaced at once.
 
@@ -166,11 +171,18 @@ class Engine:
         """What is in memory and what was done.
 
         ``adapters``: bytes and users of each; ``bytes`` of all; ``hits``, ``loads`` and ``evictions`` of the shelf;
-        ``slots`` and ``features``: entries, bytes, hits and misses of the two caches; ``batches`` of the decoder and
-        ``swaps``, the batches that were read with other adapters than the one before; texts that are ``waiting``.
+        ``slots`` and ``features``: entries, bytes, hits and misses of the two caches; ``batches`` of prompts that the decoder
+        read and ``steps`` of a token each; ``swaps``, the batches that came with other adapters than were there before; texts
+        that are ``running`` and ``waiting``.
         """
-        done = {"batches": self._scheduler.batches, "swaps": self._scheduler.swaps, "waiting": len(self._scheduler)}
-        return {**self._shelf.stats(), **self.reader.stats(), **done}
+        own = self._scheduler
+        done = {"batches": own.batches, "steps": own.steps, "swaps": own.swaps}
+        return {**self._shelf.stats(), **self.reader.stats(), **done, "running": own.running, "waiting": len(own)}
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._scheduler.closed
 
     def close(self) -> None:
         """End what waits or runs with E513 or E514, and leave the decoder as it was loaded."""
@@ -271,17 +283,22 @@ class Engine:
             request = terms.request([part for part in parts if isinstance(part, Row)])
             yield from streamed(parts, request, self._scheduler.submit, self._pair.detokenize)
 
-    def chat(
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """The decoder's next turn in a conversation of English turns and foreign texts; all as for ``stream_chat``."""
+        return "".join(self.stream_chat(messages, **options))
+
+    def stream_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
+        verbatim: bool = True,
         loop_guard: bool = True,
         max_new_tokens: int = 128,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
         **options: Any,
-    ) -> str:
-        """The decoder's next turn in a conversation of English turns and foreign texts.
+    ) -> Iterator[str]:
+        """``chat`` in pieces as they are made; a caller that stops listening cancels the request.
 
         Args:
             messages: ``{"role", "content"}`` each; a content is English text, text in the script of an installed
@@ -290,15 +307,14 @@ class Engine:
         Raises:
             LlinkError: E517 for a message of another shape or foreign texts of two languages, and as ``generate``.
         """
-        task_options = TaskOptions(loop_guard=loop_guard, max_new_tokens=max_new_tokens)
+        task_options = TaskOptions(verbatim=verbatim, loop_guard=loop_guard, max_new_tokens=max_new_tokens)
         terms = Terms.of(options, timeout, cancel)
         conversation = chat.turns(messages)
         wanted = chat.one_language(conversation, lambda part: self._resolve(part.text, part.language))
         with ExitStack() as held:
             resident = self._shelf.hold_all([wanted], held, terms.deadline).get(str(wanted))
             row = chat.row(self.reader, conversation, resident, task_options)
-            [ids] = self._scheduler.submit(terms.request([row])).result()
-        return self._pair.detokenize(ids)
+            yield from streamed([row], terms.request([row]), self._scheduler.submit, self._pair.detokenize)
 
     @contextmanager
     def using(self, language: str | Selected | None) -> Iterator[None]:
@@ -336,6 +352,11 @@ class Engine:
         """
         with self._shelf.hold(plugins.select(language)) as resident:
             return vectors.embed(self.reader, texts, resident)
+
+    def embed_english(self, texts: Sequence[str], language: str | Selected) -> Tensor:
+        """Unit vectors of English texts, to be compared with those that ``embed`` gives for the language; E510 for an empty one."""
+        with self._shelf.hold(plugins.select(language)) as resident, self._switch.using(None):
+            return vectors.english(self.reader, texts, resident)
 
     def rank(self, query: str, candidates: Sequence[str], language: str | Selected = AUTO) -> list[tuple[int, float]]:
         """English candidates in the order of their likeness to a foreign query: (index, cosine), best first.

@@ -26,7 +26,7 @@ from llink.language.unread import BLANK, LATIN, unread, with_marks
 from llink.plugins import Selected
 from llink.serving.constrained import RETELLING, Known, known
 from llink.serving.frozen import FrozenPair
-from llink.serving.scheduler import Row
+from llink.serving.scheduler import Row, counted
 from llink.serving.shelf import BoundedCache, Resident, Shelf
 
 MAX_CHARS = 20_000
@@ -310,10 +310,11 @@ class Reader:
         tokens = resident.manifest.verbatim
         return [channel(self.pair.decoder, piece.values, tokens) for piece in pieces] if tokens else []
 
-    def subject(self, pieces: Sequence[Piece], resident: Resident) -> list[int]:
+    def subject(self, pieces: Sequence[Piece], resident: Resident, *, verbatim: bool = True) -> list[int]:
         """What stands in a prompt for pieces: ids, ``SLOT`` where slots go, each with its verbatim channel."""
         with self.pair.wording:
-            return subject(self.pair.decoder, [piece.k for piece in pieces], self.channels(pieces, resident))
+            kept = self.channels(pieces, resident) if verbatim else []
+            return subject(self.pair.decoder, [piece.k for piece in pieces], kept)
 
     def prompt(
         self,
@@ -343,8 +344,9 @@ class Reader:
         resident: Resident | None,
         options: TaskOptions,
         digits: Known | None = None,
+        pieces: Sequence[Piece] = (),
     ) -> Row:
-        """A prompt with its slots, for the decoder; E511 where it has no room for it."""
+        """A prompt with its slots, which stand for ``pieces``, for the decoder; E511 where it has no room for it."""
         decoder, limit = self.pair.decoder, options.max_new_tokens
         model: Any = decoder.model
         room = getattr(model.config, "max_position_embeddings", None)
@@ -358,8 +360,13 @@ class Reader:
         device = decoder.embedding_matrix().device
         with torch.inference_mode():
             embeds = filled(decoder, prompt, torch.cat(list(slots)).to(device) if slots else None, device)
-        lora = resident.lora if resident else None
-        return Row(embeds, lora, limit, digits=digits, loop_guard=options.loop_guard)
+        row = Row(embeds, resident.lora if resident else None, limit, digits=digits, loop_guard=options.loop_guard)
+        if resident and counted():
+            with self.pair.wording:
+                kept = self.channels(pieces, resident) if options.verbatim else []
+                row.slots = prompt.slots + sum(map(len, kept))
+                row.raw = sum(len(decoder.tokenize(piece.text)) for piece in pieces)
+        return row
 
     def rows(
         self, texts: Sequence[str], residents: Sequence[Resident | None], options: TaskOptions
@@ -405,7 +412,7 @@ class Reader:
         prompt = self.prompt(options.words, resident, group, verbatim=options.verbatim)
         channelled = options.verbatim and resident.manifest.verbatim
         digits = known([v for piece in group for v in piece.values]) if channelled and options.retells else None
-        return self.row(prompt, [slots[resident, piece.key] for piece in group], resident, options, digits)
+        return self.row(prompt, [slots[resident, piece.key] for piece in group], resident, options, digits, group)
 
 
 def _refuse_blank(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Requests of many threads, run through the decoder in shared batches by one worker."""
+"""Requests of many threads, and the one worker that takes their rows through the decoder in fair turns."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import atexit
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any
 from weakref import WeakSet
 
@@ -25,6 +25,7 @@ from llink.adapter.slots import generate_ids, pad_left
 from llink.errors import LlinkError, unknown_name
 from llink.interfaces import Decoder
 from llink.serving.constrained import Known, KnownDigits
+from llink.serving.running import Entry, Running, joinable
 
 OPTIONS = (
     "bad_words_ids",
@@ -68,6 +69,8 @@ class Row:
         on_tokens: called in the worker whenever ``ids`` has grown.
         digits: what digits may spell in the answer; None for anything.
         loop_guard: whether the answer is kept from repeating itself, see ``llink.adapter.loops``.
+        slots: those in the prompt, and tokens of the verbatim channel. raw: tokens that the foreign text would have in
+            their place. Both where requests are ``counted``.
         ids: the answer so far, and when ``done`` all of it.
     """
 
@@ -77,8 +80,61 @@ class Row:
     on_tokens: Callable[[], None] | None = None
     digits: Known | None = None
     loop_guard: bool = False
+    slots: int = 0
+    raw: int = 0
     ids: list[int] = field(default_factory=list)
     done: bool = False
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """What answers took, in tokens of the decoder; counted on while they are made."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def prompt(self) -> int:
+        """Of the prompts as the decoder read them, slots among them."""
+        return sum(len(row.embeds) for row in self.rows)
+
+    @property
+    def slots(self) -> int:
+        """Slots, and the tokens of the verbatim channel beside them."""
+        return sum(row.slots for row in self.rows)
+
+    @property
+    def raw(self) -> int:
+        """That the foreign texts would have cost in the place of ``slots``."""
+        return sum(row.raw for row in self.rows)
+
+    @property
+    def answer(self) -> int:
+        """Of the answers, ends of turn left out."""
+        return sum(len(row.ids) for row in self.rows)
+
+    @property
+    def cut(self) -> bool:
+        """Whether an answer ended at its limit."""
+        return any(len(row.ids) >= row.limit for row in self.rows)
+
+
+_asking: ContextVar[tuple[str, TokenCount]] = ContextVar("asking", default=("", TokenCount()))
+
+
+def counted() -> bool:
+    """Whether this thread's requests are."""
+    return bool(_asking.get()[0])
+
+
+@contextmanager
+def asking(client: str) -> Iterator[TokenCount]:
+    """Within the block this thread's requests are the client's, which has its fair turn, and are counted."""
+    usage = TokenCount()
+    before = _asking.set((client, usage))
+    try:
+        yield usage
+    finally:
+        _asking.reset(before)
 
 
 @dataclass(eq=False)
@@ -86,9 +142,11 @@ class Request:
     """Rows that are answered together.
 
     Attributes:
-        options: for ``generate_ids``; only rows of like options share a pass.
+        options: those of transformers' ``generate``.
         deadline: of ``time.monotonic``. cancel: once set, nobody wants the answer.
         future: gives the ids of the rows in order.
+        client: whose it is.
+        alone: whether its rows go through the decoder with rows of like options only, from beginning to end.
         left: rows that no pass has begun with.
     """
 
@@ -100,8 +158,13 @@ class Request:
 
     def __post_init__(self) -> None:
         self.left = deque(self.rows)
+        self.client, usage = _asking.get()
+        if self.client:
+            usage.rows.extend(self.rows)
+        self.beams = self.options.get("num_beams", 1)
+        self.alone = self.beams != 1
         # Beams are weighed by the length they may have, so their rows must agree on that too.
-        limit = max(row.limit for row in self.rows) if self.options.get("num_beams", 1) > 1 else None
+        limit = max(row.limit for row in self.rows) if self.beams > 1 else None
         self.kind = repr((sorted(self.options.items()), limit))
 
     @property
@@ -182,10 +245,12 @@ Batch = list[tuple[Request, Row]]
 
 
 class Scheduler:
-    """Batches rows of like options: first come first served, and a request of many rows takes turns with the others.
+    """Puts rows of all requests through the decoder together; they join and leave at every token.
 
-    A row ends by itself, at its own limit or when it is given up, and a request when its last row does. A batch that
-    fails is run again request by request, so that an error stays with the request that caused it.
+    Clients take turns, and so do the requests of one: whoever has fewest rows in the decoder is next. A row ends by
+    itself, at its own limit or when it is given up, and a request when its last row does. Rows that fail together are
+    run again one by one, so that an error stays with the request that caused it. Beam search has batches of its own, for
+    which the others pause; so has everything where the decoder keeps more of a row than keys and values.
 
     Args:
         decoder: runs in the worker thread alone.
@@ -196,11 +261,12 @@ class Scheduler:
 
     def __init__(self, decoder: Decoder, switch: LoraSwitch, *, batch: int, queue: int = QUEUE) -> None:
         self._decoder, self._switch, self._batch, self._limit = decoder, switch, batch, queue
+        self._joinable = joinable(decoder)
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
         self.closed = False
-        self.batches = self.swaps = 0
+        self.batches = self.steps = self.swaps = self.running = 0
         self._last: set[int] = {id(None)}
         _schedulers.add(self)
 
@@ -226,6 +292,7 @@ class Scheduler:
                     f"{waiting} texts are waiting already; {self._limit} is the limit.",
                     "Try again later, or load the engine with a larger max_queue.",
                 )
+            request.alone |= not self._joinable
             self._waiting.append(request)
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="llink-decoder", daemon=True)
@@ -249,72 +316,126 @@ class Scheduler:
         """Forget worker and requests of the process that this one was forked from."""
         self._changed = threading.Condition()
         self._waiting.clear()
-        self._worker = None
+        self._worker, self.running = None, 0
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._waiting:
-                    if self.closed or (not self._changed.wait(timeout=IDLE) and not self._waiting):
-                        self._worker = None
-                        return
-                batch = self._next()
-            self._run(batch)
-            del batch  # an idle worker keeps nobody's tensors
+        with torch.inference_mode():
+            running = Running(self._decoder, self._switch)
+            while True:
+                with self._changed:
+                    while not self._waiting and not running:
+                        if self.closed or (not self._changed.wait(timeout=IDLE) and not self._waiting):
+                            self._worker = None
+                            return
+                    joining = self._next(running.entries)
+                if joining and joining[0][0].alone:
+                    self._apart(joining)
+                elif joining:
+                    self._join(running, joining)
+                del joining  # an idle worker keeps nobody's tensors
+                if running:
+                    self._step(running)
 
-    def _next(self) -> Batch:
-        """Rows of the oldest request, and of those behind it with the same options, up to a batch."""
+    def _next(self, entries: Sequence[Entry]) -> Batch:
+        """Rows that join those in the decoder, as many as there is room for; or a batch that goes alone, and waits for none."""
+        for request in [request for request in self._waiting if request.given_up()]:
+            self._waiting.remove(request)
+        turns = Counter(entry.request.client for entry in entries)
         chosen: Batch = []
-        for request in list(self._waiting):
-            if request.given_up():
-                self._waiting.remove(request)
-            elif len(chosen) < self._batch and (not chosen or request.kind == chosen[0][0].kind):
-                while request.left and len(chosen) < self._batch:
-                    chosen.append((request, request.left.popleft()))
-                self._waiting.remove(request)
-                if request.left:
-                    self._waiting.append(request)  # its next rows wait their turn
+        while self._waiting:
+            # Of equals the first in the queue.
+            request = min(self._waiting, key=lambda request: turns[request.client])
+            if len(chosen) + (0 if request.alone else len(entries)) >= self._batch:
+                break
+            first = chosen[0][0] if chosen else request
+            if request.alone != first.alone or (request.alone and request.kind != first.kind):
+                break
+            chosen.append((request, request.left.popleft()))
+            turns[request.client] += 1
+            self._waiting.remove(request)
+            if request.left:
+                self._waiting.append(request)  # its next rows wait their turn
         return chosen
 
-    def _run(self, batch: Batch) -> None:
-        if not batch:
-            return
+    def _join(self, running: Running, rows: Batch) -> None:
         try:
-            self._decode(batch)
+            entries = running.join(rows)
+        except BaseException as error:
+            if len(rows) == 1:
+                rows[0][0].fail(_explained(error, rows[0][0].options))
+                return
+            for row in rows:
+                self._join(running, [row])
+            return
+        self.batches += 1
+        now = {id(lora) for lora in running.loras}
+        self.swaps += now != self._last
+        self._last = now
+        self._tell(running, entries)
+
+    def _step(self, running: Running) -> None:
+        self.steps += 1
+        try:
+            running.step()
+        except BaseException as error:
+            entries = running.entries
+            running.clear()
+            if len(entries) == 1:
+                entries[0].request.fail(_explained(error, entries[0].request.options))
+            for entry in entries if len(entries) > 1 else []:
+                self._alone(entry)
+            return
+        self._tell(running, running.entries)
+
+    def _alone(self, entry: Entry) -> None:
+        """Go on with a row that was in the decoder when a pass failed, to its end."""
+        running = Running(self._decoder, self._switch)
+        self._join(running, [(entry.request, entry.row)])
+        while running:
+            self._step(running)
+
+    def _tell(self, running: Running, entries: Sequence[Entry]) -> None:
+        """Pass the new tokens on, and let go of rows that have had enough."""
+        ends = self._decoder.stop_ids
+        for entry in entries:
+            request, row = entry.request, entry.row
+            if self.closed:
+                request.give_up()
+            if request.given_up():
+                continue
+            if entry.token not in ends:
+                row.ids.append(entry.token)
+            row.done = entry.token in ends or len(row.ids) >= row.limit
+            try:
+                if row.on_tokens:
+                    row.on_tokens()
+            except BaseException as error:
+                request.fail(error)
+            if row.done:
+                request.settle()
+        running.keep([entry for entry in running.entries if not entry.row.done and not entry.request.future.done()])
+        self.running = len(running)
+
+    def _apart(self, batch: Batch) -> None:
+        try:
+            self._search(batch)
         except BaseException as error:
             requests = dict.fromkeys(request for request, _ in batch)
             if len(requests) == 1:
                 batch[0][0].fail(_explained(error, batch[0][0].options))
                 return
             for own in requests:
-                self._run([(request, row) for request, row in batch if request is own and not row.done])
+                self._apart([(request, row) for request, row in batch if request is own and not row.done])
 
-    def _decode(self, batch: Batch) -> None:
-        ends, beams = set(self._decoder.stop_ids), batch[0][0].options.get("num_beams", 1)
+    def _search(self, batch: Batch) -> None:
+        """Answers to rows of like options from beginning to end; which beam wins is not known before."""
 
         def watch(ids: Tensor, *_: Any, **__: Any) -> Tensor:
-            """Pass the new ids on; True for each row that has had enough."""
-            if beams > 1:  # which of them will win is not known before the end
-                over = [
-                    request.given_up() or self.closed for request, _ in batch for _ in range(len(ids) // len(batch))
-                ]
-                return torch.tensor(over, device=ids.device)
-            for (request, row), own in zip(batch, ids.tolist(), strict=True):
-                if row.done:
-                    continue
-                row.ids = list(takewhile(lambda i: i not in ends, own[: row.limit]))
-                row.done = own[-1] in ends or len(own) >= row.limit
-                if row.on_tokens:
-                    row.on_tokens()
-                if row.done:
-                    request.settle()
-            over = [row.done or request.given_up() or self.closed for request, row in batch]
+            """True for each row that nobody waits for."""
+            over = [request.given_up() or self.closed for request, _ in batch for _ in range(len(ids) // len(batch))]
             return torch.tensor(over, device=ids.device)
 
         self.batches += 1
-        now = {id(row.lora) for _, row in batch}
-        self.swaps += now != self._last
-        self._last = now
         embeds, mask = pad_left([row.embeds for _, row in batch])
         limit = max(row.limit for _, row in batch)
         digits = [row.digits for _, row in batch]
@@ -334,10 +455,12 @@ class Scheduler:
                 **batch[0][0].options,
             )
         for (request, row), ids in zip(batch, out, strict=True):
-            if self.closed and not row.done:
+            if self.closed:
                 request.give_up()
-            elif not row.done and not request.given_up():
+            elif not request.given_up():
                 row.ids, row.done = ids[: row.limit], True
+                if row.on_tokens:
+                    row.on_tokens()
                 request.settle()
 
 

@@ -42,14 +42,10 @@ def rank(reader: Reader, query: str, candidates: Sequence[str], resident: Reside
     Raises:
         LlinkError: E510 for an empty query or candidate, E511 for a query that is longer than the encoder reads.
     """
-    blank = [str(number) for number, text in enumerate(candidates) if not normalise(text)]
-    if blank:
-        raise LlinkError("E510", f"Candidates are empty: {', '.join(blank[:9])}, counted from 0.", "Leave them out.")
     [wanted] = _aligned(reader, [query], resident)
     if not candidates:
         return []
-    with torch.inference_mode():
-        likeness = resident.bridge.english(_english(reader, candidates, resident).to(wanted)) @ wanted
+    likeness = english(reader, candidates, resident).to(wanted) @ wanted
     order = likeness.argsort(descending=True, stable=True).tolist()
     return [(i, float(likeness[i])) for i in order]
 
@@ -63,7 +59,21 @@ def _aligned(reader: Reader, texts: Sequence[str], resident: Resident) -> Tensor
         return resident.bridge.aligned(torch.stack(pooled) if pooled else nothing)
 
 
-def _english(reader: Reader, texts: Sequence[str], resident: Resident) -> Tensor:
+def english(reader: Reader, texts: Sequence[str], resident: Resident) -> Tensor:
+    """Unit vectors of English texts, to be compared with those of ``embed``; the decoder has to be bare meanwhile.
+
+    Raises:
+        LlinkError: E510 for an empty text.
+    """
+    blank = [str(number) for number, text in enumerate(texts) if not normalise(text)]
+    if blank:
+        raise LlinkError("E510", f"Texts are empty: {', '.join(blank[:9])}, counted from 0.", "Leave them out.")
+    with torch.inference_mode():
+        found = _untouched(reader, texts, resident)
+        return resident.bridge.english(found.to(resident.bridge.reserved)).clone()
+
+
+def _untouched(reader: Reader, texts: Sequence[str], resident: Resident) -> Tensor:
     """Vectors of English texts, ``[N, H]`` of the encoder or teacher states ``[N, D]``."""
     if resident.bridge.space == "encoder":
         pieces = reader.tokenised([normalise(text) for text in texts], resident)
