@@ -207,7 +207,8 @@ class Events(StreamingResponse):
     media_type = "text/event-stream"
 
     async def stream_response(self, send: Send) -> None:
-        async with aclosing(self.body_iterator):
+        body: Any = self.body_iterator
+        async with aclosing(body):
             await super().stream_response(send)
 
 
