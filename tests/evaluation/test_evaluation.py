@@ -348,7 +348,7 @@ def test_text_that_the_engine_cannot_take_is_an_empty_answer(subject: Subject) -
     [
         (["--suite", "usge"], "E506", "Did you mean 'usage'?"),
         (["--against", "rav"], "E506", "Did you mean 'raw'?"),
-        (["--against", "raw=somewhere"], "E506", "Available: direct-lora, encoder, english, raw."),
+        (["--against", "raw=somewhere"], "E506", "Available: cascade, direct-lora, encoder, english, raw."),
         (["--against", "direct-lora=nowhere"], "E527", "nowhere"),
         (["--check"], "E524", "expects nothing"),
     ],
