@@ -14,6 +14,7 @@ from llink import Engine, LlinkError, plugins
 from llink.adapter.files import pair_name, read_manifest
 from llink.adapter.shared import SHARED, seems_english
 from llink.cli import main
+from llink.evaluation.run import measure
 from llink.home import home
 from llink.training.run import train
 from llink_khmer import SAMPLES
@@ -120,6 +121,20 @@ def test_training_says_what_the_languages_own_adapter_adds(
     assert found["gain"] == pytest.approx(found["loss of the shared adapter"] - found["loss"])
     said = "nats a token better" if found["gain"] > 0 else "no better"
     assert f"dev: {said}" in capsys.readouterr().out.replace(f"{found['gain']:.2f} ", "")
+
+
+def test_evaluation_of_a_language_without_its_own_measures_the_shared_one(
+    tiny_recipe, pairs_folder: Path, install, tmp_path: Path
+) -> None:
+    khmer, options = plugins.language("km"), {"recipe": tiny_recipe, "data": pairs_folder, "against": ()}
+    with pytest.raises(LlinkError, match=r"\[E301\]"):
+        measure(khmer, ["retrieval"], **options)
+    install(SHARED)
+    found = measure(khmer, ["retrieval"], **options)
+    assert "Khmer has no adapter of its own: the shared one was measured." in found.warnings
+    assert found.metrics == measure(plugins.language(SHARED), ["retrieval"], **options).metrics
+    install("km")
+    assert not any("the shared one" in line for line in measure(khmer, ["retrieval"], **options).warnings)
 
 
 @pytest.fixture

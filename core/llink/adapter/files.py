@@ -31,6 +31,8 @@ BRIDGE = "bridge.safetensors"
 MANIFEST = "manifest.json"
 VERSION = 1
 """Of the manifest; an adapter of a later one is refused."""
+SHARED = "mul"
+"""Code of the language whose adapter reads every other one (ISO 639-2: multiple languages)."""
 MAX_SIZE = 1 << 16
 """Of hidden states; the largest models have some 20,000 numbers in each."""
 
@@ -265,8 +267,8 @@ def _later(folder: Path, why: str, maker: str) -> LlinkError:
 
 
 def check_language(folder: Path, manifest: Manifest, language: str) -> None:
-    """Refuse an adapter that was trained for another language; E311."""
-    if manifest.language != language:
+    """Refuse an adapter that was trained for another language, and not for all of them; E311."""
+    if manifest.language not in (language, SHARED):
         raise LlinkError(
             "E311",
             f"Adapter {folder} was made for the language '{manifest.language}', not for '{language}'.",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from llink import plugins
-from llink.adapter.files import find_adapter
+from llink.adapter.files import SHARED, find_adapter
 from llink.errors import LlinkError
 from llink.interfaces import Language
 from llink.language.script import detect
 from llink.language.text import script_counts
 from llink.plugins import Selected
 
-SHARED = "mul"
-"""Code of the language whose adapter reads every other one (ISO 639-2: multiple languages)."""
 LATIN = "LATIN"
 FEW_WORDS = 4
 """Latin text in plain letters that has fewer is not looked at: two words say too little of their language."""

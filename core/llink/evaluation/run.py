@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from llink import __version__
+from llink.adapter.files import find_adapter
+from llink.adapter.shared import SHARED, has_adapter, has_shared
 from llink.data.pairs import Pair, dev_pairs
 from llink.errors import LlinkError, unknown_name
 from llink.evaluation import BASELINES, SUITES, evaluator
@@ -21,6 +23,7 @@ from llink.evaluation.results import METRICS, PREDICTIONS, content_of
 from llink.features.cache import FeatureCache
 from llink.home import atomic_write, home, read_json, write_json
 from llink.interfaces import Language
+from llink.plugins import select
 from llink.recipe import Recipe
 from llink.serving.engine import Engine
 
@@ -134,6 +137,8 @@ def measure(
         translator(cascade or "", language)  # before the models are at work
     report = Report()
     dev = sets or dev_sets(language, recipe, data, samples, report)
+    if adapter is None:
+        adapter = _shared(language, recipe, report)
     settings: dict[str, Any] = {
         "limit": limit,
         "seed": SEED,
@@ -173,6 +178,15 @@ def measure(
         if out:
             write_json(out / METRICS, report.as_dict(earlier, suites))
     return report
+
+
+def _shared(language: Language, recipe: Recipe, report: Report) -> Path | None:
+    """The shared adapter's folder, for a language without its own; it is then measured by the language's rules, and said."""
+    names = recipe.encoder.name, recipe.decoder.name
+    if has_adapter(select(language.code), *names) or not has_shared(*names):
+        return None
+    report.warnings.append(f"{language.name} has no adapter of its own: the shared one was measured.")
+    return find_adapter(select(SHARED).language, *names)
 
 
 @contextmanager
