@@ -58,9 +58,11 @@ def costs(subject: Subject, rows: Sequence[Pair], timed: Sequence[Pair], first_t
     """
     import torch
 
-    from llink.evaluation.tokens import _prefill, _seconds, flops
+    from llink.evaluation.tokens import _prefill, _seconds, prefill_flops
+    from llink.training.shapes import Shape
 
     engine, decoder = subject.engine, subject.engine.decoder
+    shape = Shape.of(decoder.model)
     model = translator(subject.cascade or "", subject.language)
     english = translations(subject, [p.foreign for p in rows])
     prompts = {p.foreign: build(decoder, TASKS["translate"], text=text) for p, text in zip(rows, english, strict=True)}
@@ -81,7 +83,7 @@ def costs(subject: Subject, rows: Sequence[Pair], timed: Sequence[Pair], first_t
     own = resident.bytes + sum(_bytes(part) for part in (decoder.model, getattr(engine.encoder, "model", None)))
     found: Metrics = {
         "prompt tokens cascade": mean(lengths),
-        "prefill gigaflops cascade": mean(flops(decoder.model, length) for length in lengths) / 1e9,
+        "prefill gigaflops cascade": mean(prefill_flops(shape, length) for length in lengths) / 1e9,
         "time to first token, ms": 1000 * first_token,
         "time to first token cascade, ms": 1000 * (mean(translating) + mean(reading)),
         "time of a translation, ms": 1000 * mean(answering),
