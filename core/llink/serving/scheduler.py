@@ -27,27 +27,12 @@ from llink.interfaces import Decoder
 from llink.serving.constrained import Known, KnownDigits
 from llink.serving.running import Entry, Running, joinable
 
-OPTIONS = (
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "do_sample",
-    "early_stopping",
-    "epsilon_cutoff",
-    "eta_cutoff",
-    "exponential_decay_length_penalty",
-    "length_penalty",
-    "min_new_tokens",
-    "min_p",
-    "no_repeat_ngram_size",
-    "num_beams",
-    "renormalize_logits",
-    "repetition_penalty",
-    "sequence_bias",
-    "suppress_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "typical_p",
+OPTIONS = tuple(
+    (
+        "bad_words_ids begin_suppress_tokens do_sample early_stopping epsilon_cutoff eta_cutoff "
+        "exponential_decay_length_penalty length_penalty min_new_tokens min_p no_repeat_ngram_size num_beams "
+        "renormalize_logits repetition_penalty sequence_bias suppress_tokens temperature top_k top_p typical_p"
+    ).split()
 )
 """Options of transformers' ``generate`` that a request may bring; the others are the engine's to set."""
 QUEUE = 1024
