@@ -219,7 +219,7 @@ def test_timeouts(engine: Engine) -> None:
 
 @pytest.mark.parametrize("candidates", [["", " "], ["one", "\n"]])
 def test_blank_candidates(engine: Engine, candidates: list[str]) -> None:
-    with pytest.raises(LlinkError, match=r"\[E510\] Candidate"):
+    with pytest.raises(LlinkError, match=r"\[E510\] Texts are empty"):
         engine.rank(SAMPLES[0].foreign, candidates)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,15 +28,16 @@ class Words(Encoder):
     name = signature = fingerprint = "words"
     hidden_size, max_tokens = 512, 512
 
-    def count_tokens(self, texts: list[str]) -> list[int]:  # type: ignore[override]
-        return [len(text.split()) for text in texts]
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        words = [text.lower().rstrip(".").split() for text in texts]
+        return [[sum(map(ord, word)) * 7 % self.hidden_size for word in row] for row in words]
 
-    def encode(self, texts: list[str]) -> Encoded:  # type: ignore[override]
-        pooled = torch.zeros(len(texts), self.hidden_size)
-        for row, text in zip(pooled, texts, strict=True):
-            for word in text.lower().rstrip(".").split():
-                row[sum(map(ord, word)) * 7 % self.hidden_size] += 1
-        return Encoded(pooled[:, None], torch.ones(len(texts), 1, dtype=torch.bool), pooled)
+    def encode_tokens(self, tokens: Sequence[Sequence[int]]) -> Encoded:
+        pooled = torch.zeros(len(tokens), self.hidden_size)
+        for row, ids in zip(pooled, tokens, strict=True):
+            for i in ids:
+                row[i] += 1
+        return Encoded(pooled[:, None], torch.ones(len(tokens), 1, dtype=torch.bool), pooled)
 
 
 @pytest.fixture
